@@ -1,0 +1,161 @@
+"""What can go wrong between documents and a collection.
+
+```
+PipelineError
+├── TerminalError                 never retry: the same call fails the same way
+│   ├── SourceError               nothing readable where the source points
+│   ├── StoreError                the store refuses, and will go on refusing
+│   │   ├── StoreLockedError
+│   │   ├── StoreFullError
+│   │   ├── CollectionNotFoundError
+│   │   ├── ForeignCollectionError
+│   │   └── InvalidCollectionNameError
+│   ├── EncoderMismatchError      the collection was filled in another way
+│   ├── ModelUnavailableError     the exact encoder of a collection is not here
+│   ├── DeletionGuardError        too much would be deleted
+│   └── ManifestError             the collection's own description is unusable
+└── TransientError                the same call may succeed later
+    └── StoreUnavailableError
+```
+
+A flow retries `TransientError` and nothing else. One bad document is no error
+of a run: it is quarantined and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+JSON: TypeAlias = "str | int | float | bool | None | Sequence[JSON] | Mapping[str, JSON]"
+
+
+class PipelineError(Exception):
+    """Base of everything `pipelines` raises on purpose."""
+
+
+class TerminalError(PipelineError):
+    """Retrying cannot help; the message says what can."""
+
+
+class TransientError(PipelineError):
+    """The same call may succeed later."""
+
+
+class SourceError(TerminalError):
+    """A source that cannot be listed; never taken for an empty one."""
+
+
+class StoreError(TerminalError):
+    """The store refuses, and will go on refusing until someone acts."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the embedded store."""
+
+
+class StoreFullError(StoreError):
+    """The disk under the embedded store is full."""
+
+
+class CollectionNotFoundError(StoreError):
+    """No collection of that name in the store."""
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        self.name = name
+        self.known = tuple(known)
+        listed = ", ".join(repr(other) for other in self.known[:10]) or "none"
+        super().__init__(
+            f"no collection {name!r} in this store; it has: {listed}; "
+            f"create it with `kvembed index SOURCE -c {name}`"
+        )
+
+
+class ForeignCollectionError(StoreError):
+    """A collection of that name exists and was not made by kvembed."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(
+            f"collection {name!r} was not made by kvembed ({reason}); nothing was changed; "
+            "choose another name, or remove that collection yourself"
+        )
+
+
+class InvalidCollectionNameError(StoreError):
+    """A name that Qdrant, or a file system below it, refuses."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(
+            f"collection name {name!r} is not usable: {reason}; "
+            "use letters, digits, '-', '_' and '.', for example 'handbook'"
+        )
+
+
+class EncoderMismatchError(TerminalError):
+    """A collection was filled by another encoder or chunking than the one given.
+
+    Attributes:
+        differences: field -> (value stored with the collection, value given).
+    """
+
+    def __init__(
+        self, collection: str, differences: Mapping[str, tuple[JSON, JSON]], advice: str
+    ) -> None:
+        self.collection = collection
+        self.differences = dict(differences)
+        listed = "; ".join(
+            f"{field}: stored {stored!r}, given {given!r}"
+            for field, (stored, given) in self.differences.items()
+        )
+        super().__init__(f"collection {collection!r} was filled differently: {listed}; {advice}")
+
+
+class ModelUnavailableError(TerminalError):
+    """None of the models at hand has the hash stored with the collection."""
+
+
+class DeletionGuardError(TerminalError):
+    """A run would delete more documents than the guard allows; nothing was written."""
+
+    def __init__(self, collection: str, doomed: int, known: int, first_ids: Sequence[str]) -> None:
+        self.collection = collection
+        self.doomed = doomed
+        self.known = known
+        self.first_ids = tuple(first_ids)
+        shown = ", ".join(repr(document_id) for document_id in self.first_ids)
+        super().__init__(
+            f"{doomed} of {known} documents ({doomed / max(known, 1):.0%}) of collection "
+            f"{collection!r} are gone from the source and would be deleted, first {shown}; "
+            "nothing was changed; if that is meant pass `--delete all`, "
+            "to keep them pass `--delete none`"
+        )
+
+
+class ManifestError(TerminalError):
+    """A collection's manifest is damaged, or newer than this version reads."""
+
+
+class StoreUnavailableError(TransientError):
+    """The server did not answer, or asked to come back later."""
+
+
+__all__ = [
+    "JSON",
+    "CollectionNotFoundError",
+    "DeletionGuardError",
+    "EncoderMismatchError",
+    "ForeignCollectionError",
+    "InvalidCollectionNameError",
+    "ManifestError",
+    "ModelUnavailableError",
+    "PipelineError",
+    "SourceError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreUnavailableError",
+    "TerminalError",
+    "TransientError",
+]
