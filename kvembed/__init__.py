@@ -1,0 +1,72 @@
+"""The KV re-routing encoder: a frozen decoder-only LLM as a text embedding model, without training."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvembed.config import EncoderConfig, Pooling
+    from kvembed.encoder import Encoding, KVEncoder
+    from kvembed.errors import (
+        ConfigError,
+        DegenerateStatesError,
+        KVEmbedError,
+        LayersUnresolvedError,
+        ModelNotFoundError,
+        NonFiniteVectorError,
+        ReroutingNotAppliedError,
+        UnsupportedModelError,
+    )
+    from kvembed.intrinsic_dimension import intrinsic_dimension
+    from kvembed.layer_selection import DimensionProfile, select_layers
+    from kvembed.models import DEMO_MODEL
+
+# Loaded on first use: importing torch and transformers takes seconds, and `kvembed --help` needs neither.
+_HOMES = {
+    "DEMO_MODEL": "kvembed.models",
+    "ConfigError": "kvembed.errors",
+    "DegenerateStatesError": "kvembed.errors",
+    "DimensionProfile": "kvembed.layer_selection",
+    "EncoderConfig": "kvembed.config",
+    "Encoding": "kvembed.encoder",
+    "KVEmbedError": "kvembed.errors",
+    "KVEncoder": "kvembed.encoder",
+    "LayersUnresolvedError": "kvembed.errors",
+    "ModelNotFoundError": "kvembed.errors",
+    "NonFiniteVectorError": "kvembed.errors",
+    "Pooling": "kvembed.config",
+    "ReroutingNotAppliedError": "kvembed.errors",
+    "UnsupportedModelError": "kvembed.errors",
+    "intrinsic_dimension": "kvembed.intrinsic_dimension",
+    "select_layers": "kvembed.layer_selection",
+}
+
+__all__ = [
+    "DEMO_MODEL",
+    "ConfigError",
+    "DegenerateStatesError",
+    "DimensionProfile",
+    "EncoderConfig",
+    "Encoding",
+    "KVEmbedError",
+    "KVEncoder",
+    "LayersUnresolvedError",
+    "ModelNotFoundError",
+    "NonFiniteVectorError",
+    "Pooling",
+    "ReroutingNotAppliedError",
+    "UnsupportedModelError",
+    "intrinsic_dimension",
+    "select_layers",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

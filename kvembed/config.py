@@ -1,0 +1,205 @@
+"""What an encoder is: every choice that changes a vector, and a fingerprint of them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from kvembed.errors import ConfigError, LayersUnresolvedError
+from kvembed.models import ModelHashes, model_hashes, portable_name, resolve_model
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+Layers: TypeAlias = "Literal['auto'] | tuple[int, ...]"
+
+METHOD = "kv-rerouting/1"
+"""Version of the arithmetic; part of every fingerprint, raised when the same fields would give other vectors."""
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_PLACEHOLDER = "{text}"
+_NOT_IDENTITY = ("model", "revision")
+
+
+class Pooling(StrEnum):
+    """How the final hidden states h_1 .. h_n become one vector."""
+
+    HYBRID = "hybrid"
+    """(h_n + mean of all h_i) / 2."""
+    MEAN = "mean"
+    """Mean of all h_i, prompt tokens included."""
+    LAST_TOKEN = "last_token"
+    """h_n alone."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Pooling | None:
+        spelled = str(value).replace("-", "_")
+        return cls.LAST_TOKEN if spelled in ("last", "last_token") else None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Identity of an encoder.
+
+    Batch size, device and kernel are not here: they do not change a vector beyond rounding.
+
+    Raises:
+        ConfigError: a field is not legal; the message names the field, what came and what is legal.
+
+    Source: KV-Embedding, arXiv 2601.01046. Defaults marked (r) rest on public re-implementations that agree,
+    not on the paper's text, of which only the abstract and the opening were at hand.
+    """
+
+    model: str
+    """`kvembed.DEMO_MODEL`, a local folder in Hugging Face layout, or a hub id such as `Qwen/Qwen3-4B`."""
+    revision: str | None = None
+    """Hub revision; a local folder has none."""
+    layers: Layers = "auto"
+    """Re-routing layers, counted from 0; "auto" until `select_layers` resolves it; () turns re-routing off."""
+    prefix_bias: float = 1.0
+    """Constant added to the logit of the re-routed slot (r); -inf closes the slot."""
+    query_template: str = "Query: {text} Compress the Query in one word:"
+    """Compression prompt of a query (r)."""
+    document_template: str = "Context: {text} Compress the Context in one word:"
+    """Compression prompt of a document (r)."""
+    pooling: Pooling = Pooling.HYBRID
+    """Hybrid, mean or last-token pooling (r)."""
+    max_length: int = 512
+    """Tokens per sequence, prompt included; what is over is cut from the content, never from the prompt."""
+    dtype: str = "float32"
+    """Arithmetic of the forward pass: float32, bfloat16 or float16. The blend and the pooling are always float32."""
+    normalize: bool = True
+    """Scale every vector to unit Euclidean length."""
+    transform: None = None
+    """Reserved for label-free transforms; only None is legal."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _checked_layers(self.layers))
+        object.__setattr__(self, "pooling", _checked_pooling(self.pooling))
+        object.__setattr__(self, "prefix_bias", _checked_bias(self.prefix_bias))
+        _check_template("query_template", self.query_template)
+        _check_template("document_template", self.document_template)
+        if not self.model:
+            raise ConfigError(f"model is {self.model!r}; give a folder or a hub id such as 'Qwen/Qwen3-4B'")
+        if not _is_count(self.max_length):
+            raise ConfigError(f"max_length is {self.max_length!r}; it must be a whole number of tokens, at least 1")
+        if self.dtype not in _DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}; legal are {', '.join(_DTYPES)}")
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"normalize is {self.normalize!r}; it must be True or False")
+        if self.transform is not None:
+            raise ConfigError(f"transform is {self.transform!r}; only None is legal in this version")
+
+    def with_layers(self, layers: Iterable[int]) -> EncoderConfig:
+        """Return a copy that re-routes in these layers."""
+        return replace(self, layers=tuple(layers))
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return all fields as JSON values; `from_dict` reads them back."""
+        record = asdict(self)
+        record["pooling"] = self.pooling.value
+        record["layers"] = "auto" if self.layers == "auto" else list(self.layers)
+        record["prefix_bias"] = self.prefix_bias if math.isfinite(self.prefix_bias) else str(self.prefix_bias)
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, JSON]) -> EncoderConfig:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: an unknown field, or an illegal value.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(record) - known):
+            raise ConfigError(f"unknown fields {unknown}; legal are {sorted(known)}")
+        values = dict(record)
+        if isinstance(layers := values.get("layers"), list):
+            values["layers"] = tuple(layers)  # type: ignore[assignment]
+        return cls(**values)  # type: ignore[arg-type]
+
+    def identity(self) -> dict[str, JSON]:
+        """Return every field and the hashes of the model's files, as a collection's manifest stores them.
+
+        The model stands under a name that means the same on every machine, never under a path.
+
+        Raises:
+            LayersUnresolvedError: layers is "auto".
+            ModelNotFoundError: the model's files cannot be read.
+        """
+        if self.layers == "auto":
+            raise LayersUnresolvedError
+        hashes = model_hashes(resolve_model(self.model, self.revision))
+        return {**self.to_dict(), "model": portable_name(self.model), **_named(hashes), "method": METHOD}
+
+    def fingerprint(self) -> str:
+        """Hash everything that changes a vector, and nothing else.
+
+        Weights, tokenizer and architecture enter by content, so a renamed or moved model keeps its fingerprint.
+
+        Returns:
+            SHA-256 of the canonical JSON of `identity()` without the model's name, 64 hexadecimal digits.
+
+        Raises:
+            LayersUnresolvedError: layers is "auto".
+            ModelNotFoundError: the model's files cannot be read.
+        """
+        return fingerprint_of(self.identity())
+
+
+def fingerprint_of(identity: Mapping[str, JSON]) -> str:
+    """Hash an identity as `EncoderConfig.identity` returns it (a manifest stores one)."""
+    relevant = {key: value for key, value in identity.items() if key not in _NOT_IDENTITY}
+    # A closed slot and an empty layer set are the same encoder: the stock model.
+    if not relevant["layers"] or relevant["prefix_bias"] == "-inf":
+        relevant |= {"layers": [], "prefix_bias": None}
+    canonical = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _named(hashes: ModelHashes) -> dict[str, JSON]:
+    return {
+        "weights_sha256": hashes.weights,
+        "tokenizer_sha256": hashes.tokenizer,
+        "architecture_sha256": hashes.architecture,
+    }
+
+
+def _checked_layers(layers: object) -> Layers:
+    if layers == "auto":
+        return "auto"
+    legal = 'it must be "auto" or a tuple of layer numbers counted from 0, such as (2, 3)'
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise ConfigError(f"layers is {layers!r}; {legal}")
+    numbers = list(layers)
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
+        raise ConfigError(f"layers is {layers!r}; {legal}")
+    return tuple(sorted(set(numbers)))
+
+
+def _checked_pooling(pooling: object) -> Pooling:
+    try:
+        return Pooling(str(pooling))
+    except ValueError:
+        raise ConfigError(f"pooling is {pooling!r}; legal are {', '.join(Pooling)}") from None
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
+def _checked_bias(prefix_bias: object) -> float:
+    try:
+        number = float(prefix_bias)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number) or number == math.inf:
+        raise ConfigError(f"prefix_bias is {prefix_bias!r}; it must be a finite number, or -inf for no re-routing")
+    return number
+
+
+def _check_template(name: str, template: object) -> None:
+    if not isinstance(template, str) or template.count(_PLACEHOLDER) != 1:
+        raise ConfigError(f"{name} is {template!r}; it must be a text with {_PLACEHOLDER} in it exactly once")

@@ -1,0 +1,281 @@
+"""Texts -> vectors, by one re-routed forward pass of a frozen decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kvembed.backbone import AttentionForm, Backbone, load_backbone, rerouted_states, right_padded
+from kvembed.batching import token_budget_batches
+from kvembed.config import EncoderConfig, Layers
+from kvembed.errors import ConfigError, LayersUnresolvedError, NonFiniteVectorError
+from kvembed.pooling import pool
+from kvembed.prompts import CompressionPrompt, PromptedText, Role
+
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Vectors of some texts and what it took to get them.
+
+    Attributes:
+        vectors: (n, E) float32.
+        tokens: (n,) int64, tokens that went through the model, prompt included.
+        truncated_tokens: (n,) int64, content tokens that were cut to fit max_length.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    truncated_tokens: NDArray[np.int64]
+
+
+class KVEncoder:
+    """Text encoder that re-routes keys and values inside a frozen decoder; nothing is trained.
+
+    A vector depends on the configuration and the text alone: not on its batch, its place in it, or padding
+    (within 1e-5 in float32). Instances may be used from several threads.
+
+    Args:
+        config: What to compute; layers may be "auto" until `select_layers` has seen a sample.
+        device: torch device; None takes CUDA if there is any, else the CPU.
+        batch_tokens: Padded tokens per forward pass; None takes 4,096 on a CPU and 32,768 on a GPU.
+        form: "blend" is the fused exact form; "concatenated" the slow reference.
+
+    Raises:
+        ModelNotFoundError: the model's files cannot be found.
+        UnsupportedModelError: the model cannot be re-routed.
+        ConfigError: layers or max_length do not fit the model.
+
+    Source: KV-Embedding, arXiv 2601.01046.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        device: str | torch.device | None = None,
+        batch_tokens: int | None = None,
+        form: AttentionForm = "blend",
+    ) -> None:
+        backbone = load_backbone(config.model, revision=config.revision, dtype=config.dtype, device=device)
+        self._setup(config, backbone, batch_tokens, form)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, *, layers: Layers = "auto", device: str | torch.device | None = None
+    ) -> KVEncoder:
+        """Load a model with the default prompts, pooling and prefix bias.
+
+        Args:
+            model: `kvembed.DEMO_MODEL`, a folder, or a hub id.
+            layers: Re-routing layers, or "auto".
+            device: torch device; None takes CUDA if there is any, else the CPU.
+        """
+        return cls(EncoderConfig(model=model, layers=layers), device=device)
+
+    def with_layers(self, layers: Iterable[int]) -> KVEncoder:
+        """Return an encoder over the same loaded weights that re-routes in these layers."""
+        encoder = KVEncoder.__new__(KVEncoder)
+        encoder._setup(self.config.with_layers(layers), self._backbone, self._batch_tokens, self._form)
+        return encoder
+
+    def _setup(self, config: EncoderConfig, backbone: Backbone, batch_tokens: int | None, form: AttentionForm) -> None:
+        _check_fit(config, backbone)
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1, or None")
+        self._config = config
+        self._backbone = backbone
+        self._batch_tokens = batch_tokens
+        self._form = form
+        self._prompts: dict[Role, CompressionPrompt] = {
+            "query": CompressionPrompt(config.query_template, backbone.tokenizer, config.max_length),
+            "document": CompressionPrompt(config.document_template, backbone.tokenizer, config.max_length),
+        }
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The configuration this encoder computes."""
+        return self._config
+
+    @property
+    def dimension(self) -> int:
+        """E, numbers per vector."""
+        return self._backbone.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """Stable hash of everything that changes a vector; an error while layers is "auto"."""
+        return self._config.fingerprint()
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return self._backbone.num_layers
+
+    @property
+    def reroutable_layers(self) -> tuple[int, ...]:
+        """Layers that can re-route: all of most models, the full-attention ones of hybrids."""
+        return self._backbone.reroutable
+
+    @property
+    def device(self) -> torch.device:
+        """Device the model runs on."""
+        return self._backbone.device
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own `tokenizers` object, for chunking by the same tokens."""
+        return self._backbone.tokenizer
+
+    @property
+    def document_budget(self) -> int:
+        """Content tokens of a document that always fit: max_length without prompt, special tokens and seams."""
+        return self._prompts["document"].budget
+
+    def encode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Embed texts to be found.
+
+        Args:
+            texts: Any number; an empty or blank text gets the vector of the empty prompt.
+            show_progress: Draw a progress bar on stderr.
+
+        Returns:
+            (n, E) float32 in input order; (0, E) for no texts.
+
+        Raises:
+            LayersUnresolvedError: layers is "auto".
+            NonFiniteVectorError: the model produced NaN or infinity.
+            ReroutingNotAppliedError: a chosen layer ran without re-routing.
+        """
+        return self.encode_counted(texts, "document", show_progress=show_progress).vectors
+
+    def encode_query(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Embed texts to search with; takes, returns and raises what `encode_document` does."""
+        return self.encode_counted(texts, "query", show_progress=show_progress).vectors
+
+    def encode_counted(self, texts: Sequence[str], role: Role, *, show_progress: bool = False) -> Encoding:
+        """Embed texts and count the tokens used and the tokens cut.
+
+        Args:
+            texts: Any number of texts.
+            role: Which prompt wraps them.
+            show_progress: Draw a progress bar on stderr.
+        """
+        self._layers()
+        prompted = self._prompts[role].apply(_checked_texts(texts))
+        vectors = np.empty((len(prompted), self.dimension), dtype=np.float32)
+        lengths = [len(text.ids) for text in prompted]
+        with tqdm(total=len(prompted), disable=not show_progress, unit="text") as bar:
+            for batch in token_budget_batches(lengths, self._budget()):
+                vectors[batch] = self._embed([prompted[index].ids for index in batch]).cpu().numpy()
+                bar.update(len(batch))
+        self._refuse_non_finite(vectors)
+        return Encoding(vectors, np.array(lengths, dtype=np.int64), _truncated(prompted))
+
+    def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> NDArray[np.float32]:
+        """Embed token ids that already hold the prompt, padded on either side.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T), 1 on real tokens, 0 on padding; every row has a real token.
+
+        Returns:
+            (B, E) float32.
+        """
+        self._layers()
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        if not all(rows):
+            raise ConfigError("a row of attention_mask has no real token; give at least one per row")
+        return self._embed(rows).cpu().numpy()
+
+    def last_token_states(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what layer selection looks at: each layer's output at the last token, without re-routing.
+
+        Args:
+            texts: Documents; they are wrapped in the document prompt.
+
+        Returns:
+            (L, n, E) float32; the last layer's after the final norm.
+        """
+        prompted = self._prompts["document"].apply(_checked_texts(texts))
+        states = np.empty((self.num_layers, len(prompted), self.dimension), dtype=np.float32)
+        for batch in token_budget_batches([len(text.ids) for text in prompted], self._budget()):
+            states[:, batch] = self._layer_states([prompted[index].ids for index in batch]).cpu().numpy()
+        return states
+
+    def _layers(self) -> tuple[int, ...]:
+        if self._config.layers == "auto":
+            raise LayersUnresolvedError
+        return self._config.layers
+
+    def _budget(self) -> int:
+        return self._batch_tokens or _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+
+    @torch.inference_mode()
+    def _embed(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        ids, last = right_padded(sequences, self.device)
+        states = rerouted_states(
+            self._backbone.model,
+            ids,
+            last,
+            layers=self._layers(),
+            prefix_bias=self._config.prefix_bias,
+            form=self._form,
+        )
+        vectors = pool(states, last, self._config.pooling)
+        return torch.nn.functional.normalize(vectors, dim=-1) if self._config.normalize else vectors
+
+    @torch.inference_mode()
+    def _layer_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Return (L, B, E) float32."""
+        ids, last = right_padded(sequences, self.device)
+        output = self._backbone.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        rows = torch.arange(len(sequences), device=self.device)
+        return torch.stack([states[rows, last].float() for states in output.hidden_states[1:]])
+
+    def _refuse_non_finite(self, vectors: NDArray[np.float32]) -> None:
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if bad.size:
+            raise NonFiniteVectorError([int(index) for index in bad], self._config.dtype)
+
+
+def _truncated(prompted: Sequence[PromptedText]) -> NDArray[np.int64]:
+    return np.array([text.truncated_tokens for text in prompted], dtype=np.int64)
+
+
+def _checked_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError("texts is a single str; give a list of texts, such as [text]")
+    checked = list(texts)
+    for index, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{index}] is of type {type(text).__name__}; every text must be a str")
+    return checked
+
+
+def _check_fit(config: EncoderConfig, backbone: Backbone) -> None:
+    """Refuse what the model cannot do, before any text is embedded."""
+    limit = backbone.max_positions
+    if limit is not None and config.max_length > limit:
+        raise ConfigError(f"max_length is {config.max_length}, but the model has {limit} positions; give at most that")
+    if config.layers == "auto":
+        return
+    last = backbone.num_layers - 1
+    for layer in config.layers:
+        if layer > last:
+            raise ConfigError(
+                f"re-routing layer {layer} is outside 0..{last} (model has {backbone.num_layers} layers); "
+                'pass layers="auto" or indices in range'
+            )
+        if layer not in backbone.reroutable:
+            raise ConfigError(
+                f"layer {layer} has no full attention to re-route; this model can re-route {backbone.reroutable}"
+            )

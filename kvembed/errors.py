@@ -1,0 +1,82 @@
+"""Errors of the encoder.
+
+::
+
+    KVEmbedError
+    ├── ConfigError                 a field of EncoderConfig is not legal
+    ├── LayersUnresolvedError       layers="auto" where concrete layers are needed
+    ├── ModelNotFoundError          no such folder, or the hub cannot be reached
+    ├── UnsupportedModelError       the model cannot be re-routed
+    ├── ReroutingNotAppliedError    a chosen layer ran without its extra slot
+    ├── DegenerateStatesError       too few distinct states to estimate a dimension
+    └── NonFiniteVectorError        the model produced NaN or infinity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class KVEmbedError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(KVEmbedError, ValueError):
+    """A configuration field is not legal; the message names what is."""
+
+
+class LayersUnresolvedError(KVEmbedError):
+    """Concrete re-routing layers are needed, but the configuration says "auto"."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            'layers="auto" is not resolved yet; call select_layers(encoder, texts) on a sample of the '
+            "corpus and use encoder.with_layers(profile.layers), or configure a tuple such as layers=(2, 3)"
+        )
+
+
+class ModelNotFoundError(KVEmbedError):
+    """The model is neither a local folder nor to be had from the hub."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        super().__init__(f"model {model!r}: {reason}")
+
+
+class UnsupportedModelError(KVEmbedError):
+    """The model cannot run the re-routed attention."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        super().__init__(f"model {model!r} cannot be served: {reason}")
+
+
+class ReroutingNotAppliedError(KVEmbedError):
+    """Layers that were chosen for re-routing ran without it, so no vector is returned."""
+
+    def __init__(self, expected: Sequence[int], applied: Sequence[int]) -> None:
+        self.expected = tuple(expected)
+        self.applied = tuple(applied)
+        super().__init__(
+            f"re-routing was asked for in layers {self.expected} but ran in {self.applied}; "
+            "the model does not send those layers through the registered attention"
+        )
+
+
+class DegenerateStatesError(KVEmbedError, ValueError):
+    """A dimension cannot be estimated from these states."""
+
+
+class NonFiniteVectorError(KVEmbedError):
+    """The model produced NaN or infinity for some texts.
+
+    Attributes:
+        indices: Positions of those texts in the input.
+    """
+
+    def __init__(self, indices: Sequence[int], dtype: str) -> None:
+        self.indices = tuple(indices)
+        super().__init__(
+            f"non-finite vectors for texts {self.indices[:10]} in {dtype}; "
+            'float16 overflows on many models: use dtype="bfloat16" or "float32"'
+        )
