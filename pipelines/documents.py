@@ -215,7 +215,7 @@ def _canonical(value: JSON) -> bytes:
         ) from None
 
 
-def _plain(value: JSON) -> JSON:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         if odd := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"key {odd[0]!r} is no text")
