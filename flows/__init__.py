@@ -1,0 +1,12 @@
+"""Thin Prefect flows over `pipelines`: schedule, retry, record; no logic.
+
+Importing this room declines tracking first: on a terminal, `import prefect` itself would report and print a notice.
+"""
+
+from pipelines.settings import decline_tracking
+
+decline_tracking()
+
+from flows.index import index_corpus, run_index  # noqa: E402
+
+__all__ = ["index_corpus", "run_index"]
