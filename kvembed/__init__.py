@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         ReroutingNotAppliedError,
         UnsupportedModelError,
     )
-    from kvembed.intrinsic_dimension import intrinsic_dimension
     from kvembed.layer_selection import DimensionProfile, select_layers
     from kvembed.models import DEMO_MODEL
 
@@ -38,7 +37,6 @@ _HOMES = {
     "Pooling": "kvembed.config",
     "ReroutingNotAppliedError": "kvembed.errors",
     "UnsupportedModelError": "kvembed.errors",
-    "intrinsic_dimension": "kvembed.intrinsic_dimension",
     "select_layers": "kvembed.layer_selection",
 }
 
@@ -57,7 +55,6 @@ __all__ = [
     "Pooling",
     "ReroutingNotAppliedError",
     "UnsupportedModelError",
-    "intrinsic_dimension",
     "select_layers",
 ]
 

@@ -17,7 +17,7 @@ def intrinsic_dimension(states: NDArray[np.float32]) -> float:
 
     TwoNN, regression form: for each point the ratio mu = r2 / r1 of the distances to its second and first neighbour
     follows a Pareto law whose exponent is the dimension, so -log(1 - F(mu)) against log(mu) is a line through the
-    origin. The top tenth of mu is dropped, and F of the i-th smallest of N ratios is (i - 1) / N.
+    origin. The top tenth of mu is dropped, and F of the i-th smallest of N ratios is i / N.
 
     Args:
         states: (n, E), one last-token state per text; repeated rows count once, at least 3 distinct.
@@ -34,7 +34,7 @@ def intrinsic_dimension(states: NDArray[np.float32]) -> float:
     ratios = np.sort(_neighbour_ratios(states))
     kept = max(2, int(len(ratios) * (1 - _DISCARDED)))
     log_ratio = np.log(ratios[:kept])
-    log_survival = -np.log1p(-np.arange(kept) / len(ratios))
+    log_survival = -np.log1p(-np.arange(1, kept + 1) / len(ratios))
     spread = float(log_ratio @ log_ratio)
     slope = float(log_ratio @ log_survival) / spread if spread > 0 else 0.0
     if slope <= 0:
@@ -49,6 +49,8 @@ def _neighbour_ratios(states: NDArray[np.float32]) -> NDArray[np.float64]:
     if not np.isfinite(states).all():
         raise DegenerateStatesError('states hold NaN or infinity; float16 overflows on many models, use "float32"')
     points = np.unique(np.asarray(states, dtype=np.float64), axis=0)
+    # Hidden states share a large mean, which the products of `_two_nearest` would cancel badly.
+    points -= points.mean(axis=0)
     if len(points) < 3:
         raise DegenerateStatesError(f"{len(points)} distinct states; a dimension needs at least 3, better 1,000")
     nearest = np.concatenate([_two_nearest(points, start) for start in range(0, len(points), _BLOCK)])
