@@ -20,17 +20,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import prefect
 import uvicorn
-from prefect import Flow
+from prefect import Flow, get_client
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from pipelines.errors import TerminalError
+from pipelines.errors import TerminalError, TransientError
 from pipelines.settings import load_settings
 
 P = ParamSpec("P")
@@ -81,12 +82,13 @@ def prefect_api() -> Iterator[str]:
         URL of the API.
 
     Raises:
+        TransientError: The configured API does not answer.
         TerminalError: The API of our own cannot start.
     """
     settings = get_current_settings()
     with _silenced() if "level" not in settings.logging.model_fields_set else contextlib.nullcontext():
         if settings.api.url:
-            yield settings.api.url
+            yield _answering(settings.api.url)
             return
         home = settings.home if "home" in settings.model_fields_set else _own_home()
         with temporary_settings(set_defaults=_own_settings(home)), _served(home) as url:
@@ -95,6 +97,16 @@ def prefect_api() -> Iterator[str]:
                     yield url
                 finally:
                     run_coro_as_sync(_drain())
+
+
+def _answering(url: str) -> str:
+    with get_client(sync_client=True) as client:
+        if (failure := client.api_healthcheck()) is not None:
+            raise TransientError(
+                f"Prefect's API on {urlsplit(url).netloc.rpartition('@')[2]} does not answer ({failure}); start it, "
+                "or unset PREFECT_API_URL, also in the Prefect profile, to run without a server"
+            )
+    return url
 
 
 def _own_home() -> Path:
