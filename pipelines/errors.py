@@ -10,6 +10,7 @@ PipelineError
 │   │   ├── CollectionNotFoundError
 │   │   ├── ForeignCollectionError
 │   │   └── InvalidCollectionNameError
+│   ├── ChunkingError             a chunking that no document can be cut by
 │   ├── EncoderMismatchError      the collection was filled in another way
 │   ├── ModelUnavailableError     the exact encoder of a collection is not here
 │   ├── DeletionGuardError        too much would be deleted
@@ -27,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-JSON: TypeAlias = "str | int | float | bool | None | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 
 
 class PipelineError(Exception):
@@ -44,6 +45,10 @@ class TransientError(PipelineError):
 
 class SourceError(TerminalError):
     """A source that cannot be listed; never taken for an empty one."""
+
+
+class ChunkingError(TerminalError, ValueError):
+    """No document can be cut this way; the message says which number to change."""
 
 
 class StoreError(TerminalError):
@@ -66,8 +71,7 @@ class CollectionNotFoundError(StoreError):
         self.known = tuple(known)
         listed = ", ".join(repr(other) for other in self.known[:10]) or "none"
         super().__init__(
-            f"no collection {name!r} in this store; it has: {listed}; "
-            f"create it with `kvembed index SOURCE -c {name}`"
+            f"no collection {name!r} in this store; it has: {listed}; create it with `kvembed index SOURCE -c {name}`"
         )
 
 
@@ -100,14 +104,11 @@ class EncoderMismatchError(TerminalError):
         differences: field -> (value stored with the collection, value given).
     """
 
-    def __init__(
-        self, collection: str, differences: Mapping[str, tuple[JSON, JSON]], advice: str
-    ) -> None:
+    def __init__(self, collection: str, differences: Mapping[str, tuple[JSON, JSON]], advice: str) -> None:
         self.collection = collection
         self.differences = dict(differences)
         listed = "; ".join(
-            f"{field}: stored {stored!r}, given {given!r}"
-            for field, (stored, given) in self.differences.items()
+            f"{field}: stored {stored!r}, given {given!r}" for field, (stored, given) in self.differences.items()
         )
         super().__init__(f"collection {collection!r} was filled differently: {listed}; {advice}")
 
@@ -143,6 +144,7 @@ class StoreUnavailableError(TransientError):
 
 __all__ = [
     "JSON",
+    "ChunkingError",
     "CollectionNotFoundError",
     "DeletionGuardError",
     "EncoderMismatchError",

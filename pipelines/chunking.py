@@ -1,0 +1,204 @@
+"""Documents -> chunks under a token budget, each with its exact place.
+
+The encoder's own tokenizer counts every candidate as it will be embedded, its
+title included, so that what is given to the encoder always fits.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, Protocol, TypeAlias, get_args
+
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+from tokenizers import Tokenizer
+
+from pipelines.documents import Chunk, Document, Heading
+from pipelines.errors import JSON, ChunkingError
+
+Context: TypeAlias = Literal["title", "none"]
+"""What stands before a chunk's text when it is embedded."""
+
+MIN_TOKENS = 8
+"""Smallest budget; under it a title leaves no room, and one emoji may take four tokens."""
+
+_BLOCK = 16_000
+"""Characters split at once: the splitter's time grows with the square of an unbroken run, such as base64."""
+
+_BOUNDARIES = (re.compile(r"\n[ \t\r]*\n"), re.compile(r"\n"), re.compile(r"\s"))
+"""Where a block may end, best first."""
+
+_TITLE_SHARE = 4
+"""A title takes at most one part in so many of the budget."""
+
+
+class TokenBudget(Protocol):
+    """The part of an encoder that chunking needs; `kvembed.KVEncoder` has it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the model, without padding or truncation."""
+
+    @property
+    def document_budget(self) -> int:
+        """Content tokens that always fit beside the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingConfig:
+    """How documents are cut; stored with a collection.
+
+    Raises:
+        ChunkingError: a field is not legal.
+    """
+
+    max_tokens: int = 256
+    """Largest chunk as embedded, title included; an encoder with less room lowers it."""
+    overlap_tokens: int = 0
+    """How much of a chunk's end the next one may repeat, at most."""
+    context: Context = "title"
+    """"title" puts the document's title before chunks that do not begin with it; "none" does not."""
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.max_tokens) or self.max_tokens < MIN_TOKENS:
+            raise ChunkingError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least {MIN_TOKENS}")
+        if not _is_count(self.overlap_tokens) or self.overlap_tokens > self.max_tokens // 2:
+            raise ChunkingError(
+                f"overlap_tokens is {self.overlap_tokens!r}; it must be a whole number from 0 to "
+                f"{self.max_tokens // 2}, half of max_tokens"
+            )
+        if self.context not in get_args(Context):
+            raise ChunkingError(f"context is {self.context!r}; legal are {', '.join(get_args(Context))}")
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return all fields as JSON values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, JSON]) -> ChunkingConfig:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ChunkingError: an unknown field, or an illegal value.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(record) - set(known)):
+            raise ChunkingError(f"unknown chunking fields {unknown}; legal are {known}")
+        return cls(**record)  # type: ignore[arg-type]
+
+
+class Chunker:
+    """Cuts documents for one encoder.
+
+    Raises:
+        ChunkingError: the encoder has too little room for content.
+    """
+
+    def __init__(self, config: ChunkingConfig, encoder: TokenBudget) -> None:
+        if encoder.document_budget < MIN_TOKENS:
+            raise ChunkingError(
+                f"the encoder has room for {encoder.document_budget} content tokens beside its prompt; "
+                f"chunking needs at least {MIN_TOKENS}; raise EncoderConfig.max_length or shorten document_template"
+            )
+        self.config = config
+        self.budget = min(config.max_tokens, encoder.document_budget)
+        """Tokens of a chunk as embedded, at most; one single character that takes more stands alone."""
+        self._tokenizer = encoder.tokenizer
+
+    def chunks(self, document: Document) -> Iterator[Chunk]:
+        """Cut one document, in order.
+
+        Every character that is no white space is in some chunk; `document.text[start:end]` is the chunk's text. A
+        document without such characters has no chunks.
+        """
+        title = self._title(document.title) if self.config.context == "title" else ""
+        paths = _HeadingPaths(document.headings)
+        for index, (start, end) in enumerate(self._spans(document, title)):
+            text = document.text[start:end]
+            embedded = text if not title or _begins_with(text, title) else f"{title}\n{text}"
+            yield Chunk(document.id, index, text, start, end, paths.at(start), embedded)
+
+    def _spans(self, document: Document, title: str) -> Iterator[tuple[int, int]]:
+        prefix = f"{title}\n" if title else ""
+        taken = self._count(prefix)
+        capacity = self.budget - taken
+
+        def size(piece: str) -> int:
+            return max(0, self._count(prefix + piece) - taken)
+
+        overlap = min(self.config.overlap_tokens, capacity // 2)
+        splitter = _splitter(document, size, capacity, overlap)
+        for first, last in _blocks(document.text):
+            for offset, piece in splitter.chunk_indices(document.text[first:last]):
+                yield first + offset, first + offset + len(piece)
+
+    def _title(self, title: str) -> str:
+        """Cut a title so that it takes its share of the budget and no more."""
+        title = " ".join(title.split())
+        share = self.budget // _TITLE_SHARE
+        offsets = self._tokenizer.encode(title, add_special_tokens=False).offsets
+        if len(offsets) > share:
+            title = title[: offsets[share - 1][1]].rstrip()
+        # A token more or less where the line break joins, or where the cut went through a character's bytes.
+        while title and self._count(f"{title}\n") > share:
+            title = title[:-1].rstrip()
+        return title
+
+    def _count(self, text: str) -> int:
+        # The fast form computes no offsets, a tenth of the time.
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
+
+
+class _HeadingPaths:
+    """Titles of the sections around a character."""
+
+    def __init__(self, headings: tuple[Heading, ...]) -> None:
+        self._starts: list[int] = []
+        self._paths: list[tuple[str, ...]] = []
+        around: list[Heading] = []
+        for heading in headings:
+            while around and around[-1].level >= heading.level:
+                around.pop()
+            around.append(heading)
+            self._starts.append(heading.start)
+            self._paths.append(tuple(outer.title for outer in around))
+
+    def at(self, position: int) -> tuple[str, ...]:
+        """Outermost first; empty before the first heading."""
+        before = bisect_right(self._starts, position)
+        return self._paths[before - 1] if before else ()
+
+
+def _splitter(
+    document: Document, size: Callable[[str], int], capacity: int, overlap: int
+) -> TextSplitter | MarkdownSplitter:
+    kind = MarkdownSplitter if document.format == "markdown" else TextSplitter
+    return kind.from_callback(size, capacity, overlap=overlap)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield spans of at most `_BLOCK` characters that together are the text, ending where a text may end."""
+    start = 0
+    while len(text) - start > _BLOCK:
+        end = _block_end(text, start + _BLOCK // 2, start + _BLOCK)
+        yield start, end
+        start = end
+    yield start, len(text)
+
+
+def _block_end(text: str, earliest: int, latest: int) -> int:
+    for boundary in _BOUNDARIES:
+        if ends := [found.end() for found in boundary.finditer(text, earliest, latest)]:
+            return ends[-1]
+    return latest
+
+
+def _begins_with(text: str, title: str) -> bool:
+    """Tell whether a chunk's first line has the title, which then need not stand before it again."""
+    return title in " ".join(text.partition("\n")[0].split())
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
