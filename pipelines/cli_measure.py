@@ -1,0 +1,127 @@
+"""The commands that measure: `layers`, `evaluate` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import cli_options as options
+from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, silence_transformers
+from pipelines.console import QUARANTINED, Terminal
+from pipelines.errors import SourceError, TerminalError
+
+_MOST_TEXTS = 1000
+
+
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id, or kvembed/demo.", show_default=False)],
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts to measure on, one per line.",
+            show_default="the standard library's documentation",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="PNG", help="Where the picture goes.")] = Path("layers.png"),
+    revision: options.Revision = None,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    json_mode: options.Json = False,
+    debug: options.Debug = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Measure the intrinsic dimension of every layer, and show which layers `auto` would re-route."""
+    choice = EncoderChoice(model, revision, "auto", max_length=max_length, dtype=dtype)
+    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+        from kvembed import select_layers
+        from kvembed.models import portable_name
+        from pipelines import rendering_measures as rendering
+
+        sample = _texts_of(texts)
+        with terminal.waiting(f"loading {model}"):
+            encoder = load_encoder(choice.config(), device)
+        with terminal.waiting(f"measuring {encoder.num_layers} layers on {len(sample):,} texts"):
+            profile = select_layers(encoder, sample)
+        try:
+            profile.plot(out)
+        except (OSError, ValueError) as error:
+            raise TerminalError(
+                f"the picture cannot be written to {out}: {error}; choose another place with --out"
+            ) from error
+        record = {"model": portable_name(model), **profile.to_dict(), "picture": str(out)}
+        terminal.emit(record, rendering.dimension_profile(portable_name(model), profile, str(out)))
+
+
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder with corpus.jsonl, queries.jsonl and qrels.tsv or qrels/test.tsv.",
+            show_default=False,
+        ),
+    ],
+    model: options.Model = None,
+    revision: options.Revision = None,
+    layers: options.Layers = None,
+    prefix_bias: options.PrefixBias = None,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = None,
+    pooling: options.PoolingChoice = None,
+    device: options.Device = None,
+    max_tokens: options.MaxTokens = None,
+    json_mode: options.Json = False,
+    debug: options.Debug = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Measure search quality on a judged data set in BEIR's layout, through the whole pipeline."""
+    choice = EncoderChoice(model, revision, options.parse_layers(layers), prefix_bias, max_length, dtype, pooling)
+    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+        from pipelines import evaluation
+        from pipelines import rendering_measures as rendering
+
+        evaluation.require_ranx()
+        config = choice.config()
+        with terminal.waiting(f"loading {config.model}"):
+            encoder = load_encoder(config, device)
+        with terminal.progress() as progress:
+            result = evaluation.evaluate(dataset, encoder, chunking=chunking_for(max_tokens), progress=progress)
+        terminal.emit(result.to_dict(), rendering.evaluation_report(result))
+        terminal.exit_code = QUARANTINED if result.ingest.documents_quarantined else terminal.exit_code
+
+
+def demo(
+    store: options.Store = None,
+    device: options.Device = None,
+    json_mode: options.Json = False,
+    debug: options.Debug = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Index the standard library's documentation with the bundled model, and ask it questions."""
+    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+        from pipelines import rendering_measures as rendering
+        from pipelines.demo import run_demo
+
+        silence_transformers()
+        with terminal.progress() as progress:
+            result = run_demo(store, device=device, progress=progress)
+        terminal.emit(result.to_dict(), rendering.demo_result(result))
+
+
+def _texts_of(path: Path | None) -> list[str]:
+    """Read a sample: lines of a file, or paragraphs of the standard library's documentation."""
+    if path is None:
+        from pipelines.stdlib_docs import stdlib_documents
+
+        paragraphs = (part for _, text in stdlib_documents() for part in text.split("\n\n"))
+        long_enough = [part for part in paragraphs if len(part.split()) >= 8]
+        return long_enough[:: max(1, len(long_enough) // _MOST_TEXTS)][:_MOST_TEXTS]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"texts cannot be read from {path}: {error}; give a UTF-8 file, one text per line") from error
+    return [line for line in lines if line.strip()]

@@ -1,0 +1,199 @@
+"""One command's mouth: its result on stdout, everything else on stderr, its errors in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from kvembed.errors import KVEmbedError
+from pipelines.errors import JSON, PipelineError
+
+if TYPE_CHECKING:
+    from pipelines.report import Progress
+
+DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+
+_OURS = ("kvembed", "pipelines", "flows")
+_LABELS = {
+    "plan": "reading documents",
+    "select_layers": "choosing layers",
+    "embed": "embedding",
+    "delete": "deleting",
+    "search": "searching",
+}
+
+
+class Terminal:
+    """Context of one command.
+
+    Inside it stdout belongs to `emit` alone; whatever a library prints goes to stderr. Leaving it turns any exception
+    into one message and the exit code of the command line's contract.
+
+    Args:
+        json_mode: One JSON document on stdout, also for an error; no progress.
+        debug: Show tracebacks.
+        verbosity: 0 quiet, 1 our own log, 2 everybody's.
+    """
+
+    def __init__(self, *, json_mode: bool = False, debug: bool = False, verbosity: int = 0) -> None:
+        self.json_mode = json_mode
+        self.debug = debug
+        self.verbosity = verbosity
+        self.exit_code = DONE
+        self.errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._stdout = sys.stdout
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Terminal:
+        self._stdout = sys.stdout
+        self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        self._stack.enter_context(warnings.catch_warnings())
+        if not self.verbosity:
+            warnings.simplefilter("ignore")
+        self._stack.enter_context(self._logging())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        if isinstance(error, typer.Exit | SystemExit):
+            return
+        if error is not None:
+            raise typer.Exit(self.report(error)) from None
+        if self.exit_code != DONE:
+            raise typer.Exit(self.exit_code)
+
+    def emit(self, record: Mapping[str, JSON], render: Callable[[Console], None]) -> None:
+        """Print the command's result.
+
+        Args:
+            record: What `--json` prints.
+            render: Prints the same for a person.
+        """
+        if self.json_mode:
+            self._write(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+            return
+        console = Console(file=self._stdout, markup=False, emoji=False, highlight=False)
+        with console.capture() as captured:
+            render(console)
+        self._write(captured.get())
+
+    def note(self, message: str, style: str = "yellow") -> None:
+        """Print one line on stderr, in every mode."""
+        self.errors.print(Text(message, style=style))
+
+    def report(self, error: BaseException) -> int:
+        """Say in one message what went wrong, and return the exit code."""
+        code, message = explain(error)
+        if self.debug and code == FAILED:
+            self.errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
+        if self.json_mode:
+            record = {"error": {"type": type(error).__name__, "message": message}}
+            self._write(json.dumps(record, indent=2) + "\n")
+        else:
+            self.errors.print(Text.assemble(("Error: ", "bold red"), message))
+        return code
+
+    @contextlib.contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        """Show that something without countable steps is going on."""
+        if self.json_mode or not self.errors.is_terminal:
+            yield
+            return
+        with self.errors.status(message):
+            yield
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give a callback `(stage, done, total)` that moves one bar per stage on stderr."""
+        if self.json_mode or not self.errors.is_terminal:
+            yield _nothing
+            return
+        bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=36),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            console=self.errors,
+            transient=True,
+        )
+        tasks: dict[str, TaskID] = {}
+
+        def move(stage: str, done: int, total: int | None) -> None:
+            count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(_LABELS.get(stage, stage.replace("_", " ")), count=count)
+            bars.update(tasks[stage], completed=done, total=total, count=count)
+
+        with bars:
+            yield move
+
+    def _write(self, text: str) -> None:
+        """Write to the real stdout; a reader that went away is no error of ours."""
+        if self._stdout is None:
+            return
+        try:
+            self._stdout.write(text)
+            self._stdout.flush()
+        except OSError as error:
+            _discard_output(self._stdout.fileno())
+            if error.errno != errno.EPIPE:
+                raise
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Send our own log to stderr and keep the libraries' to errors, or to what -v asks for."""
+        handler = RichHandler(console=self.errors, show_path=False, rich_tracebacks=False)
+        root = logging.getLogger()
+        before = {name: logging.getLogger(name).level for name in ("", *_OURS)}
+        root.addHandler(handler)
+        root.setLevel(logging.INFO if self.verbosity > 1 else logging.ERROR)
+        for name in _OURS:
+            logging.getLogger(name).setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(self.verbosity, 2)])
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the one message for an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "stopped; what was committed stays, and the same command continues from there"
+    if isinstance(error, KVEmbedError | PipelineError):
+        return FAILED, str(error) or type(error).__name__
+    if isinstance(error, typer.TyperException):
+        return error.exit_code, error.format_message()
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return FAILED, f"{summary} (unexpected; run again with --debug for the traceback)"
+
+
+def _nothing(stage: str, done: int, total: int | None) -> None:
+    """Progress where nobody looks."""
+
+
+def _discard_output(descriptor: int) -> None:
+    """Point a dead stdout at nothing, so that the interpreter's last flush stays silent."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
