@@ -1,4 +1,130 @@
 """Documents to chunks to points to a collection, and back out.
 
-Imports kvembed and qdrant_client, never Prefect.
+Imports kvembed and qdrant_client, never Prefect. Names are loaded on first use, so that importing the package, and
+`kvembed --help` with it, needs neither torch nor Qdrant.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.chunking import Chunker, ChunkingConfig
+    from pipelines.documents import Chunk, Document, RejectedDocument
+    from pipelines.errors import (
+        CollectionNotFoundError,
+        DeletionGuardError,
+        EncoderMismatchError,
+        ForeignCollectionError,
+        InvalidCollectionNameError,
+        ManifestError,
+        ModelUnavailableError,
+        PipelineError,
+        SourceError,
+        StoreError,
+        StoreFullError,
+        StoreLockedError,
+        StoreUnavailableError,
+        TerminalError,
+        TransientError,
+    )
+    from pipelines.ingestion import ingest, plan
+    from pipelines.inventory import CollectionStatus, status
+    from pipelines.manifest import Manifest
+    from pipelines.planning import DeletionGuard
+    from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument, SearchHit
+    from pipelines.retrieval import OpenCollection, open_collection
+    from pipelines.sources import Source, open_source
+    from pipelines.verification import VerifyReport, verify
+
+_HOMES = {
+    "Chunk": "documents",
+    "Chunker": "chunking",
+    "ChunkingConfig": "chunking",
+    "CollectionNotFoundError": "errors",
+    "CollectionStatus": "inventory",
+    "DeletionGuard": "planning",
+    "DeletionGuardError": "errors",
+    "Document": "documents",
+    "EncoderMismatchError": "errors",
+    "ForeignCollectionError": "errors",
+    "IngestPlan": "report",
+    "IngestReport": "report",
+    "InvalidCollectionNameError": "errors",
+    "Manifest": "manifest",
+    "ManifestError": "errors",
+    "ModelUnavailableError": "errors",
+    "OpenCollection": "retrieval",
+    "PipelineError": "errors",
+    "Progress": "report",
+    "QuarantinedDocument": "report",
+    "RejectedDocument": "documents",
+    "SearchHit": "report",
+    "Source": "sources",
+    "SourceError": "errors",
+    "StoreError": "errors",
+    "StoreFullError": "errors",
+    "StoreLockedError": "errors",
+    "StoreUnavailableError": "errors",
+    "TerminalError": "errors",
+    "TransientError": "errors",
+    "VerifyReport": "verification",
+    "ingest": "ingestion",
+    "open_collection": "retrieval",
+    "open_source": "sources",
+    "plan": "ingestion",
+    "status": "inventory",
+    "verify": "verification",
+}
+
+__all__ = [
+    "Chunk",
+    "Chunker",
+    "ChunkingConfig",
+    "CollectionNotFoundError",
+    "CollectionStatus",
+    "DeletionGuard",
+    "DeletionGuardError",
+    "Document",
+    "EncoderMismatchError",
+    "ForeignCollectionError",
+    "IngestPlan",
+    "IngestReport",
+    "InvalidCollectionNameError",
+    "Manifest",
+    "ManifestError",
+    "ModelUnavailableError",
+    "OpenCollection",
+    "PipelineError",
+    "Progress",
+    "QuarantinedDocument",
+    "RejectedDocument",
+    "SearchHit",
+    "Source",
+    "SourceError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreUnavailableError",
+    "TerminalError",
+    "TransientError",
+    "VerifyReport",
+    "ingest",
+    "open_collection",
+    "open_source",
+    "plan",
+    "status",
+    "verify",
+]
+
+
+# A module named like a function of the package would take the function's place once it is imported, so none is.
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipelines.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

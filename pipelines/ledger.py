@@ -1,0 +1,252 @@
+"""Per-document state, beside the points it speaks of.
+
+The ledger is a collection without vectors in the same Qdrant: one entry per document, and one record of the last
+writing run, which names the documents that were being written. What that record names after a kill is mended by
+the next run; everything else is as its entry says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from qdrant_client import models
+
+from pipelines.manifest import now
+from pipelines.physical import ledger_name
+from pipelines.points import ledger_id, run_id
+from pipelines.store import batches
+
+if TYPE_CHECKING:
+    from pipelines.errors import JSON
+    from pipelines.store import Store
+
+_PAGE = 2000
+_BATCH = 256
+_BRIEF = ["kind", "document_id", "source", "content_hash", "settled", "status", "quarantine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why a form of a document could not be indexed.
+
+    Attributes:
+        content_hash: Of the form that failed; another form is tried again.
+        stage: Where it failed.
+        reason: What a person reads.
+        pipeline: `Manifest.pipeline` and the version it failed in; another is tried again.
+    """
+
+    content_hash: str
+    stage: str
+    reason: str
+    pipeline: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What is known of one document.
+
+    Attributes:
+        document_id: As the source names it.
+        source: Where it came from.
+        content_hash: Of the form whose points are searchable; "" when none ever was.
+        point_ids: Points of that form, in document order; empty in entries that were read in brief.
+        settled: The points are exactly those of `content_hash`; False when a write of a later form was cut short.
+        quarantine: Why its present form is not searchable, if it is not.
+        generation: Number of the run that wrote the entry.
+        truncated_chunks: Chunks that were cut to fit.
+        truncated_tokens: Content tokens cut off them.
+        updated_at: UTC, ISO 8601.
+    """
+
+    document_id: str
+    source: str
+    content_hash: str = ""
+    point_ids: tuple[str, ...] = ()
+    settled: bool = True
+    quarantine: Quarantine | None = None
+    generation: int = 0
+    truncated_chunks: int = 0
+    truncated_tokens: int = 0
+    updated_at: str = field(default="", compare=False)
+
+    @property
+    def committed(self) -> bool:
+        """Some form of the document is searchable."""
+        return self.content_hash != ""
+
+    @property
+    def status(self) -> Literal["committed", "quarantined"]:
+        """State of the document's present form."""
+        return "quarantined" if self.quarantine else "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The last run that wrote.
+
+    Attributes:
+        generation: Counts the runs that wrote.
+        in_flight: Documents whose points, entry and payloads may disagree if the run ended here.
+        started_at: UTC, ISO 8601.
+        finished_at: The same; "" while the run goes on, or when it was cut short.
+        tokens: Tokens it encoded.
+        encode_seconds: How long that took.
+    """
+
+    generation: int = 0
+    in_flight: tuple[str, ...] = ()
+    started_at: str = ""
+    finished_at: str = ""
+    tokens: int = 0
+    encode_seconds: float = 0.0
+
+
+class Ledger:
+    """Reads and writes the ledger of one physical collection."""
+
+    def __init__(self, store: Store, physical: str) -> None:
+        self.name = ledger_name(physical)
+        self._store = store
+
+    def create(self) -> None:
+        """Make the collection that holds the ledger."""
+        client = self._store.client
+        self._store.call(client.create_collection, self.name, vectors_config={})
+        if not self._store.embedded:
+            self._store.call(
+                client.create_payload_index,
+                self.name,
+                field_name="status",
+                field_schema=models.PayloadSchemaType.KEYWORD,
+                wait=True,
+            )
+
+    def get(self, document_ids: Iterable[str], *, brief: bool = False) -> dict[str, LedgerEntry]:
+        """Return the entries of these documents by id; documents without one are missing.
+
+        Args:
+            document_ids: As the source names them.
+            brief: Leave point ids and counts out, which a comparison does not need.
+        """
+        found: dict[str, LedgerEntry] = {}
+        for ids in batches(document_ids, _BATCH):
+            records = self._store.call(
+                self._store.client.retrieve,
+                self.name,
+                ids=[ledger_id(document_id) for document_id in ids],
+                with_payload=_BRIEF if brief else True,
+            )
+            entries = [_entry(record.payload or {}) for record in records]
+            found |= {entry.document_id: entry for entry in entries}
+        return found
+
+    def scan(self, *, brief: bool = True, quarantined: bool = False) -> Iterator[LedgerEntry]:
+        """Yield all entries, a page at a time.
+
+        Args:
+            brief: Leave point ids and counts out.
+            quarantined: Only documents whose present form is quarantined.
+        """
+        wanted = models.FieldCondition(key="status", match=models.MatchValue(value="quarantined"))
+        only = models.Filter(must=[wanted]) if quarantined else None
+        offset: models.ExtendedPointId | None = None
+        while True:
+            records, offset = self._store.call(
+                self._store.client.scroll,
+                self.name,
+                scroll_filter=only,
+                limit=_PAGE,
+                offset=offset,
+                with_payload=_BRIEF if brief else True,
+            )
+            for record in records:
+                payload = record.payload or {}
+                if payload.get("kind") == "document":
+                    yield _entry(payload)
+            if offset is None:
+                return
+
+    def put(self, entries: Sequence[LedgerEntry]) -> None:
+        """Write entries; this is the moment a document is committed."""
+        moment = now()
+        for batch in batches(entries, _BATCH):
+            self._upsert([_point(replace(entry, updated_at=moment)) for entry in batch])
+
+    def remove(self, document_ids: Iterable[str]) -> None:
+        """Forget documents; their points are deleted after this."""
+        for batch in batches(document_ids, _BATCH):
+            self._store.call(
+                self._store.client.delete,
+                self.name,
+                points_selector=[ledger_id(document_id) for document_id in batch],
+                wait=True,
+            )
+
+    def run(self) -> RunRecord:
+        """Return the record of the last run that wrote; a blank one when none did."""
+        records = self._store.call(self._store.client.retrieve, self.name, ids=[run_id()])
+        if not records:
+            return RunRecord()
+        payload = cast("Mapping[str, JSON]", records[0].payload or {})
+        return RunRecord(
+            generation=int(cast("float", payload["generation"])),
+            in_flight=tuple(cast("Sequence[str]", payload["in_flight"])),
+            started_at=str(payload["started_at"]),
+            finished_at=str(payload["finished_at"]),
+            tokens=int(cast("float", payload["tokens"])),
+            encode_seconds=float(cast("float", payload["encode_seconds"])),
+        )
+
+    def put_run(self, run: RunRecord) -> None:
+        """Write the record of the present run."""
+        payload: dict[str, JSON] = {
+            "kind": "run",
+            "generation": run.generation,
+            "in_flight": list(run.in_flight),
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+            "tokens": run.tokens,
+            "encode_seconds": run.encode_seconds,
+        }
+        self._upsert([models.PointStruct(id=run_id(), vector={}, payload=payload)])
+
+    def _upsert(self, points: list[models.PointStruct]) -> None:
+        self._store.call(self._store.client.upsert, self.name, points=points, wait=True)
+
+
+def _point(entry: LedgerEntry) -> models.PointStruct:
+    reasons: dict[str, JSON] | None = asdict(entry.quarantine) if entry.quarantine else None
+    payload: dict[str, JSON] = {
+        "kind": "document",
+        "document_id": entry.document_id,
+        "source": entry.source,
+        "content_hash": entry.content_hash,
+        "point_ids": list(entry.point_ids),
+        "settled": entry.settled,
+        "status": entry.status,
+        "quarantine": reasons,
+        "generation": entry.generation,
+        "truncated_chunks": entry.truncated_chunks,
+        "truncated_tokens": entry.truncated_tokens,
+        "updated_at": entry.updated_at,
+    }
+    return models.PointStruct(id=ledger_id(entry.document_id), vector={}, payload=payload)
+
+
+def _entry(payload: Mapping[str, JSON]) -> LedgerEntry:
+    why = cast("Mapping[str, str] | None", payload.get("quarantine"))
+    return LedgerEntry(
+        document_id=str(payload["document_id"]),
+        source=str(payload["source"]),
+        content_hash=str(payload["content_hash"]),
+        point_ids=tuple(cast("Sequence[str]", payload.get("point_ids", ()))),
+        settled=bool(payload["settled"]),
+        quarantine=Quarantine(**why) if why else None,
+        generation=int(cast("float", payload.get("generation", 0))),
+        truncated_chunks=int(cast("float", payload.get("truncated_chunks", 0))),
+        truncated_tokens=int(cast("float", payload.get("truncated_tokens", 0))),
+        updated_at=str(payload.get("updated_at", "")),
+    )

@@ -1,0 +1,127 @@
+"""What a run did, and what a run would do, as records a program and a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from pipelines.errors import JSON
+
+
+class Progress(Protocol):
+    """Told how far a run is; `stage` is "plan", "select_layers", "embed" or "delete"."""
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Take note of `done` documents of `total`; None where the total is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedDocument:
+    """A document whose present form is not searchable, and why."""
+
+    document_id: str
+    source: str
+    content_hash: str
+    stage: str
+    """read, parse, chunk, embed or write."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestPlan:
+    """What one run would do; the run then does this and nothing more."""
+
+    collection: str
+    source: str
+    added: tuple[str, ...]
+    """Ids of documents without a searchable form."""
+    changed: tuple[str, ...]
+    """Ids of documents whose searchable form is another one."""
+    unchanged: int
+    deleted: tuple[str, ...]
+    """Ids of documents that are gone from the source."""
+    quarantined: tuple[QuarantinedDocument, ...]
+    """Documents of the source that cannot be indexed as they are, known from before or new."""
+    known: int
+    """Documents with a searchable form before the run."""
+    chunks_to_embed: int | None = None
+    """None where the plan was made without cutting documents."""
+    tokens_to_embed: int | None = None
+    """Content tokens, prompts not counted."""
+    seconds_to_embed: float | None = None
+    """From the speed of the last run into this collection; None when there was none."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        """No document would be added, changed or deleted."""
+        return not (self.added or self.changed or self.deleted)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the plan as JSON values."""
+        return _record(self)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one run did."""
+
+    collection: str
+    physical: str
+    """The Qdrant collection behind the name."""
+    source: str
+    documents_added: int
+    documents_changed: int
+    documents_unchanged: int
+    documents_deleted: int
+    documents_quarantined: int
+    documents_empty: int
+    """Added or changed documents without any text to search; no points stand for them."""
+    quarantined: tuple[QuarantinedDocument, ...]
+    chunks_embedded: int
+    chunks_reused: int
+    """Chunks of changed documents whose text was embedded before."""
+    points_written: int
+    points_updated: int
+    """Points whose payload changed and whose vector stayed."""
+    points_deleted: int
+    tokens: int
+    """Tokens that went through the model, prompts included."""
+    truncated_chunks: int
+    truncated_tokens: int
+    layers: tuple[int, ...]
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By stage: plan, select_layers, parse, chunk, embed, write."""
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the report as JSON values."""
+        return _record(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A chunk that was found."""
+
+    document_id: str
+    score: float
+    """Cosine similarity, -1 to 1."""
+    text: str
+    """The chunk as it stands in the document."""
+    metadata: Mapping[str, JSON]
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the hit as JSON values."""
+        return _record(self)
+
+
+def _record(value: IngestPlan | IngestReport | SearchHit) -> dict[str, JSON]:
+    return {key: _plain(inner) for key, inner in asdict(value).items()}
+
+
+def _plain(value: object) -> JSON:
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in cast("Sequence[object]", value)]
+    return cast("JSON", value)

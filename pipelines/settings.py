@@ -1,0 +1,44 @@
+"""What the environment says; the only reader of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Values from `KVEMBED_*` variables, over the defaults; arguments of a call win over both."""
+
+    model_config = SettingsConfigDict(env_prefix="KVEMBED_", frozen=True)
+
+    store: str = "./.kvembed"
+    """Folder of the embedded store, or URL of a Qdrant server."""
+    model: str = "kvembed/demo"
+    """Model that a new collection is filled with."""
+    qdrant_url: str | None = None
+    """URL of a Qdrant server; wins over `store`."""
+    qdrant_api_key: SecretStr | None = None
+    """Key of that server; never logged, never stored."""
+    qdrant_timeout: int = Field(default=60, ge=1)
+    """Seconds until a call to the server counts as failed."""
+    qdrant_prefer_grpc: bool = True
+    """Speak gRPC where the server's port 6334 answers, REST otherwise."""
+    cache_dir: Path = Path.home() / ".cache" / "kvembed"
+    """Folder of this user's registry of models by hash."""
+
+    def default_store(self) -> str:
+        """Return the store that is meant when none is named."""
+        return self.qdrant_url or self.store
+
+
+def load_settings() -> Settings:
+    """Read the environment."""
+    return Settings()
+
+
+def decline_tracking() -> None:
+    """Say DO_NOT_TRACK to libraries that look for it as they are imported; the user's own word stands."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")

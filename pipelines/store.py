@@ -1,0 +1,256 @@
+"""Path, URL or client -> an open store.
+
+An embedded store is for one process at a time and one writing thread. Qdrant keeps its points there as Python
+pickles, so opening a folder runs what is in it: open only folders that you trust.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+
+import portalocker
+from qdrant_client import QdrantClient
+from qdrant_client.local.qdrant_local import QdrantLocal
+from qdrant_client.qdrant_remote import QdrantRemote
+
+from pipelines.errors import StoreError, StoreLockedError, StoreUnavailableError
+from pipelines.settings import Settings, load_settings
+from pipelines.store_errors import translated
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TextIO
+
+StoreLike: TypeAlias = "str | os.PathLike[str] | QdrantClient | Store"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_META = "meta.json"
+_LOCK = ".kvembed-lock"
+_QDRANT_LOCK = ".lock"
+_OLDEST_SERVER = (1, 16)
+
+
+class Store:
+    """An open Qdrant, embedded or served, and the name it goes by in messages.
+
+    Attributes:
+        client: Qdrant's own client.
+        label: Folder, or URL without credentials.
+        embedded: Points live in this process and on its disk.
+    """
+
+    def __init__(self, client: QdrantClient, label: str, *, owned: bool, lock: TextIO | None = None) -> None:
+        self.client = client
+        self.label = label
+        self.embedded = isinstance(client._client, QdrantLocal)
+        self._owned = owned
+        self._lock = lock
+
+    def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one operation of the client.
+
+        Raises:
+            StoreError: the store refuses.
+            StoreUnavailableError: the store may answer later.
+        """
+        with translated(self.label):
+            return operation(*args, **kwargs)
+
+    def close(self) -> None:
+        """Release the store; a client that was passed in stays open."""
+        if self._owned:
+            self.client.close()
+        if self._lock is not None:
+            portalocker.unlock(self._lock)
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut items into lists of at most `size`, as requests to a store are."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
+    """Open a store.
+
+    Args:
+        store: Folder of an embedded store, `http(s)://` URL of a server, a client, which the caller keeps and
+            closes, or a store already open, which is left to its opener as well. None takes the one of the settings.
+        create: Make an embedded store where there is none; otherwise its absence is an error.
+
+    Raises:
+        StoreLockedError: another process, or another client in this one, holds the folder.
+        StoreError: the folder is not a store, cannot be written, or the server is too old or refuses the key.
+        StoreUnavailableError: no server answers there.
+    """
+    settings = load_settings()
+    if isinstance(store, Store):
+        return Store(store.client, store.label, owned=False)
+    if isinstance(store, QdrantClient):
+        return Store(store, _client_label(store), owned=False)
+    place = os.fspath(store if store is not None else settings.default_store())
+    if place.startswith(("http://", "https://")):
+        return _open_server(place, settings)
+    if "://" in place:
+        raise StoreError(
+            f"store {place!r} is neither a folder nor an http(s):// URL; give for example ./.kvembed "
+            "or http://localhost:6333"
+        )
+    return _open_folder(Path(place).expanduser(), create=create)
+
+
+def _open_folder(folder: Path, *, create: bool) -> Store:
+    label = str(folder)
+    with translated(label):
+        if not (folder / _META).is_file() and not create:
+            raise StoreError(f"there is no store at {label}; create one with `kvembed index SOURCE -c NAME`")
+        _refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock_folder(folder)
+    try:
+        with translated(label):
+            _prepare(folder)
+            client = QdrantClient(path=label)
+    except json.JSONDecodeError as error:
+        lock.close()
+        raise StoreError(f"store {label} is damaged: {_META} is not JSON ({error}); restore it") from error
+    except RuntimeError as error:
+        lock.close()
+        raise _locked(label) from error
+    except BaseException:
+        lock.close()
+        raise
+    return Store(client, label, owned=True, lock=lock)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"store {folder} is a file; give a folder, an http(s):// URL, or nothing for ./.kvembed")
+    if not folder.is_dir() or (folder / _META).is_file():
+        return
+    others = sorted({entry.name for entry in folder.iterdir()} - {_LOCK, _QDRANT_LOCK, f"{_META}.new"})
+    if others:
+        raise StoreError(
+            f"{folder} holds other files ({', '.join(others[:3])}) and no store; "
+            "give a new or empty folder, so that nothing of yours is mixed with the store"
+        )
+
+
+def _lock_folder(folder: Path) -> TextIO:
+    """Take the folder before Qdrant reads it: Qdrant locks only after it has loaded, and may hold what is stale."""
+    lock = _locked_file(folder / _LOCK)
+    try:
+        if (folder / _QDRANT_LOCK).exists():
+            _locked_file(folder / _QDRANT_LOCK).close()  # held by a client that is not ours
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _locked_file(path: Path) -> TextIO:
+    file = path.open("a+", encoding="utf-8")
+    try:
+        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.exceptions.LockException as error:
+        file.close()
+        raise _locked(str(path.parent)) from error
+    return file
+
+
+def _prepare(folder: Path) -> None:
+    """Put down the empty catalogue in one step: Qdrant's own first write can be cut in half by a kill."""
+    meta = folder / _META
+    if meta.is_file() and (meta.stat().st_size > 0 or (folder / "collection").exists()):
+        return
+    fresh = folder / f"{_META}.new"
+    fresh.write_text(json.dumps({"collections": {}, "aliases": {}}), encoding="utf-8")
+    fresh.replace(meta)
+
+
+def _locked(label: str) -> StoreLockedError:
+    return StoreLockedError(
+        f"store {label} is in use by another process, or by another client in this one; wait until it is done, "
+        "close that client or pass it in, or run a Qdrant server (docker compose up -d) and give its URL"
+    )
+
+
+def _open_server(url: str, settings: Settings) -> Store:
+    label = _without_credentials(url)
+    if settings.qdrant_prefer_grpc:
+        store = Store(_connect(url, settings, grpc=True), label, owned=True)
+        try:
+            store.call(store.client.get_aliases)
+        except StoreUnavailableError:
+            store.close()  # the REST port may be open where the gRPC port is not
+        except BaseException:
+            store.close()
+            raise
+        else:
+            return _checked(store)
+    store = Store(_connect(url, settings, grpc=False), label, owned=True)
+    try:
+        store.call(store.client.get_aliases)
+    except BaseException:
+        store.close()
+        raise
+    return _checked(store)
+
+
+def _connect(url: str, settings: Settings, *, grpc: bool) -> QdrantClient:
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    try:
+        return QdrantClient(
+            url=url,
+            api_key=key,
+            prefer_grpc=grpc,
+            timeout=settings.qdrant_timeout,
+            check_compatibility=False,
+        )
+    except ValueError as error:
+        raise StoreError(f"store {_without_credentials(url)!r} is not a usable URL: {error}") from error
+
+
+def _checked(store: Store) -> Store:
+    version = store.call(store.client.info).version
+    numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
+    if numbers and numbers < _OLDEST_SERVER:
+        store.close()
+        raise StoreError(
+            f"Qdrant at {store.label} is version {version}; 1.16 or newer is needed, "
+            "because the manifest lives in the collection's metadata"
+        )
+    return store
+
+
+def _without_credentials(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+
+
+def _client_label(client: QdrantClient) -> str:
+    inner = client._client
+    if isinstance(inner, QdrantLocal):
+        return inner.location
+    return _without_credentials(inner.rest_uri) if isinstance(inner, QdrantRemote) else "the given client"

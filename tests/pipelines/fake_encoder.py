@@ -1,0 +1,104 @@
+"""An encoder that costs nothing: the contract of KVEncoder, with hashed words in place of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from kvembed.config import fingerprint_of
+
+DIMENSION = 32
+
+
+@dataclass(frozen=True)
+class FakeConfig:
+    model: str = "fake/hashed-words"
+    layers: str | tuple[int, ...] = (2,)
+    prefix_bias: float = 1.0
+    dtype: str = "float32"
+    weights: str = "weights-1"
+
+    def identity(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "revision": None,
+            "layers": list(self.layers),
+            "prefix_bias": self.prefix_bias,
+            "dtype": self.dtype,
+            "weights_sha256": self.weights,
+            "tokenizer_sha256": "tokenizer-1",
+            "architecture_sha256": "architecture-1",
+        }
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.identity())
+
+
+@dataclass(frozen=True)
+class FakeEncoding:
+    vectors: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    truncated_tokens: NDArray[np.int64]
+
+
+class FakeEncoder:
+    """Bags of hashed words, so that similar texts are near each other; counts what it is asked.
+
+    Attributes:
+        texts: Every document text encoded so far, canaries included.
+        poison: A text containing it gets a vector of NaN.
+    """
+
+    dimension = DIMENSION
+    num_layers = 8
+    reroutable_layers = tuple(range(8))
+    document_budget = 200
+
+    def __init__(self, config: FakeConfig | None = None, *, poison: str | None = None) -> None:
+        self.config = config or FakeConfig()
+        self.poison = poison
+        self.texts: list[str] = []
+        self.tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+        self.tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.config.fingerprint()
+
+    def with_layers(self, layers: Sequence[int]) -> FakeEncoder:
+        other = FakeEncoder(replace(self.config, layers=tuple(layers)), poison=self.poison)
+        other.texts = self.texts
+        return other
+
+    def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.encode_counted(texts, "document").vectors
+
+    def encode_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([self._vector(text) for text in texts])
+
+    def encode_counted(self, texts: Sequence[str], role: str) -> FakeEncoding:
+        assert role in ("document", "query")
+        assert self.config.layers != "auto"
+        self.texts.extend(texts)
+        vectors = np.stack([self._vector(text) for text in texts])
+        tokens = np.array([len(text.split()) + 5 for text in texts])
+        return FakeEncoding(vectors, tokens, np.zeros(len(texts), dtype=np.int64))
+
+    def last_token_states(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        generator = np.random.default_rng(0)
+        noise = generator.normal(size=(self.num_layers, len(texts), DIMENSION)).astype(np.float32)
+        noise[4, :, 3:] = 0.0  # the fifth layer varies in three directions only
+        return noise
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        if self.poison is not None and self.poison in text:
+            return np.full(DIMENSION, np.nan, dtype=np.float32)
+        vector = np.full(DIMENSION, 0.01, dtype=np.float32)
+        for word in text.lower().split():
+            vector[int(hashlib.sha256(word.encode()).hexdigest(), 16) % DIMENSION] += 1.0
+        return vector / np.linalg.norm(vector)

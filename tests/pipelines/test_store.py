@@ -1,0 +1,190 @@
+"""Every way in which a store refuses ends in one message that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from pipelines.errors import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError, TransientError
+from pipelines.store import batches, open_store
+from pipelines.store_errors import store_error, translated
+
+
+def test_open_store_folder_is_made_and_opened_again(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "store"
+    with open_store(folder) as store:
+        assert store.embedded
+        store.client.create_collection("a", vectors_config={})
+    with open_store(str(folder)) as store:
+        assert store.client.collection_exists("a")
+        assert store.label == str(folder)
+
+
+def test_open_store_held_by_another_process_names_the_way_out(tmp_path: Path) -> None:
+    code = (
+        "import time\nfrom pipelines.store import open_store\n"
+        f"store = open_store({str(tmp_path)!r})\nprint('open', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(StoreLockedError, match="in use by another process.*docker compose up"):
+            open_store(tmp_path)
+        process.kill()
+
+
+def test_open_store_held_by_a_plain_client_is_locked_too(tmp_path: Path) -> None:
+    client = QdrantClient(path=str(tmp_path / "store"))
+    try:
+        with pytest.raises(StoreLockedError, match="another client in this one"):
+            open_store(tmp_path / "store")
+    finally:
+        client.close()
+    open_store(tmp_path / "store").close()
+
+
+def test_open_store_locks_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qdrant loads, then locks: without a lock before that, a reader would write back what is stale."""
+    first = open_store(tmp_path)
+    monkeypatch.setattr(QdrantClient, "__init__", lambda *_, **__: pytest.fail("the store was read before the lock"))
+    with pytest.raises(StoreLockedError):
+        open_store(tmp_path)
+    first.close()
+
+
+def test_open_store_folder_of_something_else_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("mine")
+    with pytest.raises(StoreError, match=r"holds other files \(thesis.docx\).*new or empty folder"):
+        open_store(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_open_store_path_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="is a file; give a folder"):
+        open_store(tmp_path / "file")
+
+
+def test_open_store_without_create_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store at .*kvembed index"):
+        open_store(tmp_path / "none", create=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_open_store_first_write_cut_in_half_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("")
+    with open_store(tmp_path) as store:
+        assert store.client.get_collections().collections == []
+
+
+def test_open_store_damaged_catalogue_is_named_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("{broken")
+    for _ in range(2):  # the first failure must not keep the lock
+        with pytest.raises(StoreError, match="damaged: meta.json is not JSON"):
+            open_store(tmp_path)
+    assert (tmp_path / "meta.json").read_text() == "{broken"
+
+
+def test_open_store_other_scheme_is_refused() -> None:
+    with pytest.raises(StoreError, match="neither a folder nor an http"):
+        open_store("redis://localhost:1")
+
+
+@pytest.mark.parametrize("preferred", ["true", "false"])
+def test_open_store_nothing_listens_is_transient_and_hides_the_password(
+    monkeypatch: pytest.MonkeyPatch, preferred: str
+) -> None:
+    monkeypatch.setenv("KVEMBED_QDRANT_PREFER_GRPC", preferred)
+    monkeypatch.setenv("KVEMBED_QDRANT_TIMEOUT", "1")
+    with pytest.raises(StoreUnavailableError, match="http://127.0.0.1:9/db cannot be reached") as caught:
+        open_store("http://user:secret@127.0.0.1:9/db?api_key=secret")
+    assert "secret" not in str(caught.value)
+    assert isinstance(caught.value, TransientError)
+
+
+def test_open_store_client_passed_in_stays_open() -> None:
+    client = QdrantClient(":memory:")
+    with open_store(client) as store, open_store(store) as again:
+        assert again.client is client
+    client.create_collection("still", vectors_config={})
+
+
+def test_open_store_none_takes_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVEMBED_STORE", str(tmp_path / "from-settings"))
+    with open_store() as store:
+        assert store.label == str(tmp_path / "from-settings")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StoreFullError, "make room and run again"),
+        (sqlite3.OperationalError("database or disk is full"), StoreFullError, "make room"),
+        (PermissionError(errno.EACCES, "denied"), StoreError, "make the folder writable"),
+        (OSError(errno.EROFS, "read-only"), StoreError, "make the folder writable"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), StoreError, "writable"),
+        (sqlite3.DatabaseError("database disk image is malformed"), StoreError, "is damaged"),
+        (UnexpectedResponse(401, "no", b"", httpx.Headers()), StoreError, "does not accept this key"),
+        (UnexpectedResponse(400, "bad", b"why", httpx.Headers()), StoreError, "refused the request"),
+        (UnexpectedResponse(503, "busy", b"", httpx.Headers()), StoreUnavailableError, "asks to wait"),
+        (UnexpectedResponse(429, "slow", b"", httpx.Headers()), StoreUnavailableError, "asks to wait"),
+        (ResponseHandlingException(httpx.ConnectError("refused")), StoreUnavailableError, "refused"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), StoreUnavailableError, "refused"),
+    ],
+)
+def test_store_error_says_what_to_do(error: Exception, kind: type[Exception], said: str) -> None:
+    found = store_error("./store", error)
+    assert type(found) is kind
+    assert said in str(found)
+    assert "./store" in str(found)
+
+
+class _Rpc(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "details"
+
+
+_Rpc.__abstractmethods__ = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, StoreUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, StoreUnavailableError),
+        (grpc.StatusCode.UNAUTHENTICATED, StoreError),
+        (grpc.StatusCode.INVALID_ARGUMENT, StoreError),
+    ],
+)
+def test_store_error_of_grpc_is_transient_only_where_a_retry_helps(
+    code: grpc.StatusCode, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught, translated("http://host"):
+        raise _Rpc(code)
+    assert type(caught.value) is kind
+
+
+def test_batches_cut_and_end() -> None:
+    assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batches([], 2)) == []
+
+
+def test_store_catalogue_of_a_new_store_is_qdrants_own(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    assert json.loads((tmp_path / "meta.json").read_text())["collections"] == {}
