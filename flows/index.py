@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Literal
 
 from prefect import task
@@ -12,15 +13,16 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
+from pydantic import JsonValue
 
 from flows.local_api import local_flow
 from kvembed import EncoderConfig, KVEncoder
-from pipelines import ChunkingConfig, IngestReport, ingest, open_source
+from pipelines import ChunkingConfig, IngestReport, Progress, ingest, open_source
 from pipelines.errors import JSON, TransientError
-from pipelines.ingest import Progress
 
 Layers = Literal["auto"] | tuple[int, ...]
 Delete = Literal["guarded", "all", "none"]
+Fields = dict[str, JsonValue]
 
 _RETRY_DELAYS = [2.0, 10.0, 30.0]
 
@@ -35,6 +37,7 @@ def run_index(
     model: str,
     *,
     layers: Layers = "auto",
+    encoder: Fields | None = None,
     chunking: ChunkingConfig | None = None,
     delete: Delete = "guarded",
     fields: Mapping[str, str | None] | None = None,
@@ -49,6 +52,7 @@ def run_index(
         name: Collection.
         model: Folder or hub id of a decoder-only model, or `kvembed.DEMO_MODEL`.
         layers: Re-routing layers; "auto" takes the collection's own, or chooses from the corpus.
+        encoder: Further fields of `EncoderConfig`, as its `to_dict` gives them; `model` and `layers` win over it.
         chunking: How documents are cut; defaults of `ChunkingConfig`.
         delete: What happens to documents that left the source.
         fields: `id_field`, `text_field`, `title_field` of a source of records.
@@ -68,6 +72,7 @@ def run_index(
             name=name,
             model=model,
             layers=layers,
+            encoder=None if encoder is None else dict(encoder),
             chunking=None if chunking is None else dict(chunking.to_dict()),
             delete=delete,
             fields=None if fields is None else dict(fields),
@@ -95,17 +100,19 @@ def ingest_source(
     name: str,
     model: str,
     layers: Layers,
-    chunking: dict[str, str | int] | None,
+    encoder: Fields | None,
+    chunking: Fields | None,
     delete: Delete,
     fields: dict[str, str | None] | None,
     device: str | None,
 ) -> IngestReport:
     """Load the encoder and bring the collection up to date; vectors never leave this call."""
+    config = replace(EncoderConfig.from_dict({**(encoder or {}), "model": model}), layers=layers)
     return ingest(
         open_source(source, **(fields or {})),
         store,
         name,
-        KVEncoder(EncoderConfig(model=model, layers=layers), device=device),
+        KVEncoder(config, device=device),
         chunking=ChunkingConfig() if chunking is None else ChunkingConfig.from_dict(chunking),
         delete=delete,
         progress=_progress.get(),
@@ -119,13 +126,14 @@ def index_corpus(
     name: str,
     model: str,
     layers: Layers = "auto",
-    chunking: dict[str, str | int] | None = None,
+    encoder: Fields | None = None,
+    chunking: Fields | None = None,
     delete: Delete = "guarded",
     fields: dict[str, str | None] | None = None,
     device: str | None = None,
 ) -> IngestReport:
     """Index a source and publish the report as an artifact; parameters are those of `run_index`, as JSON."""
-    report = ingest_source(source, store, name, model, layers, chunking, delete, fields, device)
+    report = ingest_source(source, store, name, model, layers, encoder, chunking, delete, fields, device)
     create_markdown_artifact(
         markdown=_as_markdown(report.to_dict()),
         key="index-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),

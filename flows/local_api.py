@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import fcntl
 import inspect
 import logging
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from prefect import Flow, get_client
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import get_current_settings, temporary_settings
+from prefect.settings import Settings, get_current_settings, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from pipelines.errors import TerminalError, TransientError
@@ -86,31 +86,50 @@ def prefect_api() -> Iterator[str]:
         TerminalError: The API of our own cannot start.
     """
     settings = get_current_settings()
-    with _silenced() if "level" not in settings.logging.model_fields_set else contextlib.nullcontext():
-        if settings.api.url:
-            yield _answering(settings.api.url)
-            return
-        home = settings.home if "home" in settings.model_fields_set else _own_home()
-        with temporary_settings(set_defaults=_own_settings(home)), _served(home) as url:
-            with temporary_settings({"api.url": url}):
-                try:
-                    yield url
-                finally:
-                    run_coro_as_sync(_drain())
+    quiet = contextlib.nullcontext() if "level" in settings.logging.model_fields_set else _silenced()
+    with quiet, _configured(settings.api.url) if settings.api.url else _own(settings) as url:
+        yield url
 
 
-def _answering(url: str) -> str:
+@contextlib.contextmanager
+def _configured(url: str) -> Iterator[str]:
     with get_client(sync_client=True) as client:
         if (failure := client.api_healthcheck()) is not None:
             raise TransientError(
-                f"Prefect's API on {urlsplit(url).netloc.rpartition('@')[2]} does not answer ({failure}); start it, "
+                f"Prefect's API on {urlsplit(url).hostname} does not answer ({failure}); start it, "
                 "or unset PREFECT_API_URL, also in the Prefect profile, to run without a server"
             )
-    return url
+    yield url
+
+
+@contextlib.contextmanager
+def _own(settings: Settings) -> Iterator[str]:
+    home = settings.home if "home" in settings.model_fields_set else _own_home()
+    with (
+        temporary_settings(set_defaults=_own_settings(_writable(home))),
+        _served() as url,
+        temporary_settings({"api.url": url}),
+    ):
+        try:
+            yield url
+        finally:
+            run_coro_as_sync(_drain())
 
 
 def _own_home() -> Path:
     return load_settings().cache_dir / f"prefect-{prefect.__version__}"
+
+
+def _writable(home: Path) -> Path:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return home
+    except OSError as error:
+        raise TerminalError(
+            f"cannot keep the run history in {home}: {error.strerror}; "
+            "set KVEMBED_CACHE_DIR or PREFECT_HOME to a writable folder, or run without --flow"
+        ) from error
 
 
 def _own_settings(home: Path) -> dict[str, object]:
@@ -141,7 +160,7 @@ def _silenced() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _served(home: Path) -> Iterator[str]:
+def _served() -> Iterator[str]:
     """Serve the API on a free port of the loopback interface for the length of the context."""
     # Importing the server takes seconds, and a configured API needs none of it.
     from prefect.server.api.server import create_app
@@ -155,9 +174,8 @@ def _served(home: Path) -> Iterator[str]:
             target=contextvars.copy_context().run, args=(server.run, [listener]), name="prefect-api", daemon=True
         )
         try:
-            with _database_being_created(home):
-                thread.start()
-                _wait_for_start(server, thread)
+            thread.start()
+            _wait_for_start(server, thread)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         finally:
             server.should_exit = True
@@ -179,31 +197,6 @@ def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:
                 "higher, or run without --flow"
             )
         time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def _database_being_created(home: Path) -> Iterator[None]:
-    """Let one process at a time create the schema, and forget a schema whose creation was cut short.
-
-    Migrations are many transactions: after a kill between two of them the next start fails on tables that exist.
-    """
-    database, unfinished = home / "prefect.db", home / "prefect.db.unfinished"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / "start.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if unfinished.exists():
-                for leftover in home.glob("prefect.db*"):
-                    leftover.unlink()
-            if not database.exists():
-                unfinished.touch()
-            yield
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise TerminalError(
-            f"cannot keep the run history in {home}: {error.strerror}; "
-            "set KVEMBED_CACHE_DIR or PREFECT_HOME to a writable folder, or run without --flow"
-        ) from error
 
 
 async def _drain() -> None:
