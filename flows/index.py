@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -37,7 +37,7 @@ def run_index(
     model: str,
     *,
     layers: Layers = "auto",
-    encoder: Fields | None = None,
+    encoder: Mapping[str, JSON] | None = None,
     chunking: ChunkingConfig | None = None,
     delete: Delete = "guarded",
     fields: Mapping[str, str | None] | None = None,
@@ -72,8 +72,8 @@ def run_index(
             name=name,
             model=model,
             layers=layers,
-            encoder=None if encoder is None else dict(encoder),
-            chunking=None if chunking is None else dict(chunking.to_dict()),
+            encoder=None if encoder is None else cast(Fields, dict(encoder)),
+            chunking=None if chunking is None else cast(Fields, chunking.to_dict()),
             delete=delete,
             fields=None if fields is None else dict(fields),
             device=device,
