@@ -15,10 +15,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 from pydantic import JsonValue
 
+import kvembed
+import pipelines
 from flows.local_api import local_flow
-from kvembed import EncoderConfig, KVEncoder
-from pipelines import ChunkingConfig, IngestReport, Progress, ingest, open_source
 from pipelines.errors import JSON, TransientError
+from pipelines.report import IngestReport, Progress
 
 Layers = Literal["auto"] | tuple[int, ...]
 Delete = Literal["guarded", "all", "none"]
@@ -38,7 +39,7 @@ def run_index(
     *,
     layers: Layers = "auto",
     encoder: Mapping[str, JSON] | None = None,
-    chunking: ChunkingConfig | None = None,
+    chunking: pipelines.ChunkingConfig | None = None,
     delete: Delete = "guarded",
     fields: Mapping[str, str | None] | None = None,
     device: str | None = None,
@@ -107,13 +108,13 @@ def ingest_source(
     device: str | None,
 ) -> IngestReport:
     """Load the encoder and bring the collection up to date; vectors never leave this call."""
-    config = replace(EncoderConfig.from_dict({**(encoder or {}), "model": model}), layers=layers)
-    return ingest(
-        open_source(source, **(fields or {})),
+    config = replace(kvembed.EncoderConfig.from_dict({**(encoder or {}), "model": model}), layers=layers)
+    return pipelines.ingest(
+        pipelines.open_source(source, **(fields or {})),
         store,
         name,
-        KVEncoder(config, device=device),
-        chunking=ChunkingConfig() if chunking is None else ChunkingConfig.from_dict(chunking),
+        kvembed.KVEncoder(config, device=device),
+        chunking=None if chunking is None else pipelines.ChunkingConfig.from_dict(chunking),
         delete=delete,
         progress=_progress.get(),
     )

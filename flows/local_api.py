@@ -174,29 +174,44 @@ def _served() -> Iterator[str]:
             target=contextvars.copy_context().run, args=(server.run, [listener]), name="prefect-api", daemon=True
         )
         try:
-            thread.start()
-            _wait_for_start(server, thread)
+            _start(server, thread)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         finally:
             server.should_exit = True
             thread.join(timeout=10)
 
 
-def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+def _start(server: uvicorn.Server, thread: threading.Thread) -> None:
     limit = get_current_settings().server.ephemeral.startup_timeout_seconds
     deadline = time.monotonic() + limit
-    while not server.started:
-        if not thread.is_alive():
-            raise TerminalError(
-                "Prefect's API stopped while starting; PREFECT_LOGGING_LEVEL=INFO shows why, "
-                "and the same command without --flow needs no Prefect"
-            )
-        if time.monotonic() > deadline:
-            raise TerminalError(
-                f"Prefect's API did not start within {limit} s; set PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS "
-                "higher, or run without --flow"
-            )
-        time.sleep(0.02)
+    with _errors_of("uvicorn.error") as messages:
+        thread.start()
+        while not server.started:
+            if not thread.is_alive():
+                cause = messages[0].strip().splitlines()[-1] if messages else "no reason given"
+                raise TerminalError(
+                    f"Prefect's API stopped while starting: {cause}; run without --flow to do without it"
+                )
+            if time.monotonic() > deadline:
+                raise TerminalError(
+                    f"Prefect's API did not start within {limit} s; set "
+                    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher, or run without --flow"
+                )
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _errors_of(name: str) -> Iterator[list[str]]:
+    """Collect the errors that a logger is told, for a server that logs why it stops and raises nothing."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
 
 
 async def _drain() -> None:
