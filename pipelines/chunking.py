@@ -6,17 +6,17 @@ title included, so that what is given to the encoder always fits.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from pipelines.documents import Chunk, Document, Heading
+from pipelines.documents import Chunk, Document
 from pipelines.errors import JSON, ChunkingError
+from pipelines.sections import HeadingPaths, Section, blocks, packed_sections
 
 Context: TypeAlias = Literal["title", "none"]
 """What stands before a chunk's text when it is embedded."""
@@ -24,11 +24,11 @@ Context: TypeAlias = Literal["title", "none"]
 MIN_TOKENS = 8
 """Smallest budget; under it a title leaves no room, and one emoji may take four tokens."""
 
-_BLOCK = 16_000
-"""Characters split at once: the splitter's time grows with the square of an unbroken run, such as base64."""
+_BLOCK_PER_TOKEN = 64
+"""Characters per token of the budget that are split at once, some 16 chunks of prose.
 
-_BOUNDARIES = (re.compile(r"\n[ \t\r]*\n"), re.compile(r"\n"), re.compile(r"\s"))
-"""Where a block may end, best first."""
+The splitter's time grows with the square of an unbroken run, such as base64, over the budget.
+"""
 
 _TITLE_SHARE = 4
 """A title takes at most one part in so many of the budget."""
@@ -114,7 +114,7 @@ class Chunker:
         document without such characters has no chunks.
         """
         title = self._title(document.title) if self.config.context == "title" else ""
-        paths = _HeadingPaths(document.headings)
+        paths = HeadingPaths(document.headings)
         for index, (start, end) in enumerate(self._spans(document, title)):
             text = document.text[start:end]
             embedded = text if not title or _begins_with(text, title) else f"{title}\n{text}"
@@ -125,14 +125,32 @@ class Chunker:
         taken = self._count(prefix)
         capacity = self.budget - taken
 
+        # What the splitter takes it has just counted, and it is asked for once more below.
+        @lru_cache(maxsize=256)
         def size(piece: str) -> int:
             return max(0, self._count(prefix + piece) - taken)
 
-        overlap = min(self.config.overlap_tokens, capacity // 2)
-        splitter = _splitter(document, size, capacity, overlap)
-        for first, last in _blocks(document.text):
-            for offset, piece in splitter.chunk_indices(document.text[first:last]):
-                yield first + offset, first + offset + len(piece)
+        text = document.text
+        for section in packed_sections(text, document.headings, lambda part: size(part.strip()) <= capacity):
+            for start, end in self._section_spans(document, section, size, capacity):
+                yield from _fitting(text[start:end], start, size, capacity)
+
+    def _section_spans(
+        self, document: Document, section: Section, size: Callable[[str], int], capacity: int
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the spans of one section; its heading stays with what follows it."""
+        text, body = document.text, section.body
+        heading = text[section.start : body]
+        if not text[body : section.end].strip() or size(heading) > capacity // 2:
+            heading, body = "", section.start
+        taken = size(heading) if heading else 0
+        overlap = min(self.config.overlap_tokens, (capacity - taken) // 2)
+        splitter = _splitter(document, lambda piece: max(0, size(heading + piece) - taken), capacity - taken, overlap)
+        led = not heading
+        for first, last in blocks(text, body, section.end, _BLOCK_PER_TOKEN * self.budget):
+            for offset, piece in splitter.chunk_indices(text[first:last]):
+                yield (first + offset if led else section.start), first + offset + len(piece)
+                led = True
 
     def _title(self, title: str) -> str:
         """Cut a title so that it takes its share of the budget and no more."""
@@ -151,26 +169,6 @@ class Chunker:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
-class _HeadingPaths:
-    """Titles of the sections around a character."""
-
-    def __init__(self, headings: tuple[Heading, ...]) -> None:
-        self._starts: list[int] = []
-        self._paths: list[tuple[str, ...]] = []
-        around: list[Heading] = []
-        for heading in headings:
-            while around and around[-1].level >= heading.level:
-                around.pop()
-            around.append(heading)
-            self._starts.append(heading.start)
-            self._paths.append(tuple(outer.title for outer in around))
-
-    def at(self, position: int) -> tuple[str, ...]:
-        """Outermost first; empty before the first heading."""
-        before = bisect_right(self._starts, position)
-        return self._paths[before - 1] if before else ()
-
-
 def _splitter(
     document: Document, size: Callable[[str], int], capacity: int, overlap: int
 ) -> TextSplitter | MarkdownSplitter:
@@ -178,21 +176,18 @@ def _splitter(
     return kind.from_callback(size, capacity, overlap=overlap)
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Yield spans of at most `_BLOCK` characters that together are the text, ending where a text may end."""
-    start = 0
-    while len(text) - start > _BLOCK:
-        end = _block_end(text, start + _BLOCK // 2, start + _BLOCK)
-        yield start, end
-        start = end
-    yield start, len(text)
+def _fitting(piece: str, start: int, size: Callable[[str], int], capacity: int) -> Iterator[tuple[int, int]]:
+    """Yield the span of a piece, or of its halves where it does not fit.
 
-
-def _block_end(text: str, earliest: int, latest: int) -> int:
-    for boundary in _BOUNDARIES:
-        if ends := [found.end() for found in boundary.finditer(text, earliest, latest)]:
-            return ends[-1]
-    return latest
+    The splitter takes a piece of no more bytes than the capacity unseen, but tokenizers that mark word starts can
+    make more tokens than bytes.
+    """
+    if len(piece) > 1 and size(piece) > capacity:
+        half = len(piece) // 2
+        yield from _fitting(piece[:half], start, size, capacity)
+        yield from _fitting(piece[half:], start + half, size, capacity)
+    elif piece.strip():
+        yield start, start + len(piece)
 
 
 def _begins_with(text: str, title: str) -> bool:

@@ -14,8 +14,9 @@ from pipelines.documents import Heading
 from pipelines.parsed import ParsedText, one_line
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_FRONT_MATTER = re.compile(r"---[ \t]*(?:\r\n|\r|\n)(.*?)^(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|\Z)", re.S | re.M)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.M)
+# Not by ^ and $, which know "\n" only.
+_FRONT_MATTER = re.compile(r"---[ \t]*[\r\n](.*?)(?<=[\r\n])(?:---|\.\.\.)[ \t]*(?=[\r\n]|\Z)", re.S)
+_FRONT_TITLE = re.compile(r"(?:\A|[\r\n])title:([^\r\n]+)")
 _LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _MARKUP = re.compile(r"\*\*|\*|`+")
 _RST_LINE = re.compile(r"([!-/:-@\[-`{-~])\1*")
@@ -30,7 +31,7 @@ def parse_markdown(text: str) -> ParsedText:
     start = front.end() if front else 0
     headings = tuple(_markdown_headings(text, start))
     named = _FRONT_TITLE.search(front[1]) if front else None
-    title = named[1].strip("\"'") if named else _first_title(headings)
+    title = named[1].strip(" \t\"'") if named else _first_title(headings)
     return ParsedText(text, one_line(title), headings, "markdown")
 
 

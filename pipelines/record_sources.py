@@ -71,9 +71,11 @@ class JsonlSource:
     def _rows(self) -> Iterator[Numbered]:
         try:
             with self._open() as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield number, line, _record(line, first=number == 1)
+                yield from (
+                    (number, line, _record(line, first=number == 1))
+                    for number, line in enumerate(lines, start=1)
+                    if line.strip()
+                )
         except _READ_ERRORS as error:
             raise SourceError(
                 f"{self.description} cannot be read to its end: {error}; "
@@ -99,22 +101,24 @@ class ParquetSource:
         Raises:
             SourceError: not a Parquet file, damaged, without rows, or without a needed column.
         """
+        number = 0
+        for number, row in enumerate(self._rows(), start=1):
+            place = Place(printable(self._path.name), number - 1, f"row {number - 1}")
+            yield document_of(row, self._fields, place)
+        if not number:
+            raise SourceError(f"nothing to index in {self.description}: no rows")
+
+    def _rows(self) -> Iterator[Row]:
         import pyarrow
         from pyarrow import parquet
 
-        name = printable(self._path.name)
-        number = 0
         try:
             with parquet.ParquetFile(self._path) as table:
                 check_fields(self._fields, table.schema_arrow.names, self.description)
                 for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                    for row in batch.to_pylist():
-                        yield document_of(row, self._fields, Place(name, number, f"row {number}"))
-                        number += 1
+                    yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"{self.description} cannot be read as Parquet: {error}; write the file again") from None
-        if not number:
-            raise SourceError(f"nothing to index in {self.description}: no rows")
 
 
 def _record(line: bytes, *, first: bool) -> Row | str:
