@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -68,16 +69,15 @@ def load_backbone(model: str, *, revision: str | None, dtype: str, device: str |
         if getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(model, "it is an encoder-decoder; give a decoder-only language model")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        with _no_progress_bars():
-            loaded = AutoModel.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION_NAME, use_safetensors=True
-            )
+        loaded = _load_quietly(folder, model, dtype)
     except (ValueError, OSError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(model, f"transformers cannot load it: {reason}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedModelError(model, "it has no fast tokenizer (tokenizer.json), which character offsets need")
-    base = loaded.eval().requires_grad_(False).to(target)
+    loaded.eval()  # type: ignore[no-untyped-call]
+    base = loaded.requires_grad_(False)
+    base.to(target)  # type: ignore[arg-type]
     text_config = base.config.get_text_config(decoder=True)
     reroutable = _probe(base, model)
     return Backbone(
@@ -141,15 +141,33 @@ def rerouted_states(
     return states
 
 
+def _load_quietly(folder: Path, name: str, dtype: str) -> PreTrainedModel:
+    """Load the base model; a weight that the files lack would be random, so it is an error and no warning."""
+    with _quiet_transformers():
+        model, info = AutoModel.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise UnsupportedModelError(name, f"its files lack {len(missing)} weights, among them {missing[0]!r}")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar per load, and restore what the user had set."""
-    enabled = logging.is_progress_bar_enabled()
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing bars and listing the unused language-model head; restore the user's settings."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        if enabled:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 

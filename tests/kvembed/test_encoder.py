@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
 from kvembed import (
@@ -196,6 +197,16 @@ def test_encoder_of_folder_without_weights_is_refused(tiny_model_dir: Path, tmp_
     (tmp_path / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
         KVEncoder.from_pretrained(str(tmp_path))
+
+
+def test_encoder_of_folder_that_lacks_a_weight_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """transformers would fill the gap with random numbers and warn; every load would give other vectors."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["layers.2.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"lack 1 weights, among them 'layers\.2\.mlp\.down_proj"):
+        KVEncoder.from_pretrained(str(folder))
 
 
 def test_encoder_of_folder_without_tokenizer_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
