@@ -3,9 +3,9 @@
 Importing this room declines tracking first: on a terminal, `import prefect` itself would report and print a notice.
 """
 
-from pipelines.settings import decline_tracking
+from pipelines import settings
 
-decline_tracking()
+settings.decline_tracking()
 
 from flows.index import index_corpus, run_index  # noqa: E402
 
