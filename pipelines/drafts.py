@@ -22,7 +22,6 @@ class Draft:
         point_ids: Points of the new form so far, in order.
         waiting: Chunks that are cut and not encoded yet.
         complete: All chunks are cut.
-        touched: Payloads of the old form were changed.
         failure: Why it cannot be committed.
         reused: Chunks that keep their vector.
         truncated_chunks: Chunks that were cut to fit.
@@ -35,7 +34,6 @@ class Draft:
     point_ids: list[str] = field(default_factory=list)
     waiting: int = 0
     complete: bool = False
-    touched: bool = False
     failure: Quarantine | None = None
     reused: int = 0
     truncated_chunks: int = 0

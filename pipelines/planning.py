@@ -136,7 +136,7 @@ class Survey:
             added=tuple(self.added),
             changed=tuple(self.changed),
             unchanged=self.unchanged,
-            deleted=tuple(self.doomed) if delete != "none" else (),
+            deleted=tuple(sorted(self.doomed)) if delete != "none" else (),
             quarantined=tuple(self.quarantined),
             known=self.known,
         )

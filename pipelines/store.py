@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
-import portalocker
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
@@ -67,8 +66,7 @@ class Store:
         if self._owned:
             self.client.close()
         if self._lock is not None:
-            portalocker.unlock(self._lock)
-            self._lock.close()
+            self._lock.close()  # and with it the lock
             self._lock = None
 
     def __enter__(self) -> Store:
@@ -169,6 +167,8 @@ def _lock_folder(folder: Path) -> TextIO:
 
 
 def _locked_file(path: Path) -> TextIO:
+    import portalocker  # here, because it loads a client for Redis
+
     file = path.open("a+", encoding="utf-8")
     try:
         portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)

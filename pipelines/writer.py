@@ -167,7 +167,6 @@ class Writer:
         fresh = payload(draft.document, chunk, truncated_tokens=cut)
         if fresh != stored:
             self._moved[point_id] = fresh
-            draft.touched = True
 
     def _flush(self) -> None:
         """Encode what waits, write it, and commit every document that is complete with it."""
@@ -245,12 +244,7 @@ class Writer:
 
     def _setback(self, draft: Draft) -> LedgerEntry:
         before = draft.before or LedgerEntry(draft.document.id, draft.document.source)
-        return replace(
-            before,
-            quarantine=draft.failure,
-            settled=before.settled and not draft.touched,
-            generation=self._run.generation,
-        )
+        return replace(before, quarantine=draft.failure, generation=self._run.generation)
 
     def _count(self, draft: Draft) -> None:
         known = draft.before is not None and draft.before.committed

@@ -1,0 +1,218 @@
+"""One run: the comparison of source and ledger, what it decides, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from pipelines.chunking import Chunker, ChunkingConfig
+from pipelines.collection import adopt_layers, check_same, find_collection, make_collection
+from pipelines.documents import Document, RejectedDocument
+from pipelines.errors import CollectionNotFoundError
+from pipelines.layer_choice import ChunkSample, resolve_layers
+from pipelines.manifest import pipeline_hash
+from pipelines.model_registry import remember_model
+from pipelines.planning import Delete, Survey, first_sighting, quarantine_of
+from pipelines.point_store import PointStore
+from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument
+from pipelines.store import batches
+from pipelines.writer import Writer
+
+if TYPE_CHECKING:
+    from kvembed import KVEncoder
+    from pipelines.collection import Collection
+    from pipelines.sources import Source
+    from pipelines.store import Store
+
+_READ = 32  # documents handed to the writer at a time
+
+
+def pipeline_version(fingerprint: str, chunking: ChunkingConfig) -> str:
+    """Hash what decides whether a quarantined document is tried again: the pipeline and this package's version."""
+    parts = f"{pipeline_hash(fingerprint, chunking.to_dict())} {version('kvembed')}"
+    return hashlib.sha256(parts.encode("ascii")).hexdigest()
+
+
+@dataclass(slots=True)
+class IngestRun:
+    """State of one run; `survey` comes first, then `execute`."""
+
+    store: Store
+    source: Source
+    name: str
+    encoder: KVEncoder
+    chunking: ChunkingConfig
+    delete: Delete
+    progress: Progress
+    collection: Collection | None = None
+    found: Survey = field(default_factory=lambda: Survey("", None))
+    sample: ChunkSample | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    chunks: int = 0
+    tokens: int = 0
+
+    @property
+    def made(self) -> Collection:
+        """The collection, once it exists."""
+        if self.collection is None:
+            raise CollectionNotFoundError(self.name)
+        return self.collection
+
+    @property
+    def rejected(self) -> set[str]:
+        """Documents that the plan found unfit."""
+        return {found.document_id for found in self.found.quarantined}
+
+    def survey(self, *, count: bool = False) -> IngestPlan:
+        """Compare the source with the ledger; with `count`, cut what is new to see how much there is to embed."""
+        started = perf_counter()
+        self.collection = find_collection(self.store, self.name)
+        if self.collection is not None:
+            self.encoder = adopt_layers(self.encoder, self.collection.manifest)
+            check_same(self.collection, self.encoder.config, self.chunking)
+        resolved = self.encoder.config.layers != "auto"
+        ledger = self.collection.ledger if self.collection else None
+        self.found = Survey(
+            pipeline_version(self.encoder.fingerprint, self.chunking) if resolved else "",
+            ledger,
+            frozenset(ledger.run().in_flight) if ledger else frozenset(),
+        )
+        self.sample = None if resolved or count else ChunkSample()
+        chunker = Chunker(self.chunking, self.encoder)
+
+        def look(document: Document, wanted: bool) -> None:
+            if self.sample is not None:
+                self.sample.add(chunker.chunks(document))
+            elif count and wanted:
+                self._count(chunker, document)
+
+        self.found.run(self.source, self.progress, look)
+        self.seconds["plan"] = perf_counter() - started
+        made = self.found.plan(self.name, self.source.description, self.delete)
+        return self._with_cost(made) if count else made
+
+    def execute(self, planned: IngestPlan) -> IngestReport:
+        """Do what the plan says."""
+        warnings = []
+        if self.collection is None:
+            warnings += self._make()
+        collection = self.made
+        points = PointStore(self.store, collection.physical)
+        chunker = Chunker(self.chunking, self.encoder)
+        writer = Writer(collection, points, self.encoder, chunker, self.found.pipeline)
+        writer.recover()
+        writer.quarantine(
+            (found.id, found.source, quarantine_of(found, self.found.pipeline)) for found in self.found.fresh_rejections
+        )
+        back = self._write(writer, planned) if planned.added or planned.changed else set()
+        doomed = [document_id for document_id in planned.deleted if document_id not in back]
+        doomed += self.found.forgotten if self.delete != "none" else []
+        gone = 0
+        for batch in writer.remove(doomed):
+            gone += batch
+            self.progress("delete", gone, len(doomed))
+        writer.finish()
+        return self._report(planned, writer, warnings)
+
+    def _make(self) -> list[str]:
+        warnings = []
+        profile = None
+        if self.sample is not None:
+            started = perf_counter()
+            self.progress("select_layers", 0, None)
+            self.encoder, profile, warning = resolve_layers(self.encoder, self.sample.texts)
+            warnings += [warning] if warning else []
+            self.seconds["select_layers"] = perf_counter() - started
+        self.collection = make_collection(self.store, self.name, self.encoder, self.chunking, profile)
+        self.found.pipeline = pipeline_version(self.encoder.fingerprint, self.chunking)
+        remember_model(self.encoder.config)
+        return warnings
+
+    def _write(self, writer: Writer, planned: IngestPlan) -> set[str]:
+        """Read the source again and write what was planned; returns the planned deletions that are there after all."""
+        wanted = {*planned.added, *planned.changed}
+        deleted = set(planned.deleted)
+        back: set[str] = set()
+        done = 0
+        for batch in batches(self._documents(writer, deleted, back), _READ):
+            due = [document for document in batch if document.id in wanted]
+            if due:
+                writer.write(due)
+                done += len(due)
+                self.progress("embed", done, len(wanted))
+        return back
+
+    def _documents(self, writer: Writer, deleted: set[str], back: set[str]) -> Iterator[Document]:
+        seen: set[bytes] = set()
+        started = perf_counter()
+        reading = 0.0
+        for found in self.source.documents():
+            reading += perf_counter() - started
+            if found.id in deleted:
+                back.add(found.id)
+            if first_sighting(seen, found.id):
+                if isinstance(found, RejectedDocument):
+                    self._reject(writer, found)
+                else:
+                    yield found
+            started = perf_counter()
+        self.seconds["parse"] = reading
+
+    def _reject(self, writer: Writer, found: RejectedDocument) -> None:
+        """Note a document that could be read when the plan was made and cannot now."""
+        if found.id in self.rejected:
+            return
+        writer.quarantine([(found.id, found.source, quarantine_of(found, self.found.pipeline))])
+        writer.tally.quarantined.append(
+            QuarantinedDocument(found.id, found.source, found.content_hash, found.stage, found.reason)
+        )
+
+    def _count(self, chunker: Chunker, document: Document) -> None:
+        tokenizer = self.encoder.tokenizer
+        for chunk in chunker.chunks(document):
+            self.chunks += 1
+            self.tokens += len(tokenizer.encode(chunk.embedded_text, add_special_tokens=False).ids)
+
+    def _with_cost(self, planned: IngestPlan) -> IngestPlan:
+        last = self.collection.ledger.run() if self.collection else None
+        speed = last.tokens / last.encode_seconds if last and last.tokens and last.encode_seconds else None
+        return replace(
+            planned,
+            chunks_to_embed=self.chunks,
+            tokens_to_embed=self.tokens,
+            seconds_to_embed=round(self.tokens / speed, 1) if speed else None,
+        )
+
+    def _report(self, planned: IngestPlan, writer: Writer, warnings: list[str]) -> IngestReport:
+        tally = writer.tally
+        collection = self.made
+        quarantined = (*planned.quarantined, *tally.quarantined)
+        layers = collection.manifest.layers
+        return IngestReport(
+            collection=self.name,
+            physical=collection.physical,
+            source=self.source.description,
+            documents_added=tally.added,
+            documents_changed=tally.changed,
+            documents_unchanged=planned.unchanged,
+            documents_deleted=tally.deleted,
+            documents_quarantined=len(quarantined),
+            documents_empty=tally.empty,
+            quarantined=quarantined,
+            chunks_embedded=tally.chunks_embedded,
+            chunks_reused=tally.chunks_reused,
+            points_written=tally.points_written,
+            points_updated=tally.points_updated,
+            points_deleted=tally.points_deleted,
+            tokens=tally.tokens,
+            truncated_chunks=tally.truncated_chunks,
+            truncated_tokens=tally.truncated_tokens,
+            layers=layers,
+            fingerprint=collection.manifest.fingerprint,
+            warnings=tuple(warnings),
+            seconds={stage: round(spent, 3) for stage, spent in (self.seconds | tally.seconds).items()},
+        )
