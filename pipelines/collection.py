@@ -85,12 +85,8 @@ def make_collection(
     existing = collections(store)
     if physical not in existing:
         manifest = make_manifest(name, encoder, rules, layer_profile)
-        store.call(
-            store.client.create_collection,
-            physical,
-            vectors_config=models.VectorParams(size=encoder.dimension, distance=models.Distance.COSINE),
-            metadata=manifest.to_metadata(),
-        )
+        vectors = models.VectorParams(size=encoder.dimension, distance=models.Distance.COSINE)
+        store.create(physical, vectors, manifest.to_metadata())
     made = _load(store, name, physical)
     if not store.embedded:  # embedded Qdrant has no payload indexes
         for field in INDEXED_FIELDS:

@@ -113,11 +113,10 @@ class Ledger:
 
     def create(self) -> None:
         """Make the collection that holds the ledger."""
-        client = self._store.client
-        self._store.call(client.create_collection, self.name, vectors_config={})
+        self._store.create(self.name, None, None)
         if not self._store.embedded:
             self._store.call(
-                client.create_payload_index,
+                self._store.client.create_payload_index,
                 self.name,
                 field_name="status",
                 field_schema=models.PayloadSchemaType.KEYWORD,
@@ -184,6 +183,7 @@ class Ledger:
                 points_selector=[ledger_id(document_id) for document_id in batch],
                 wait=True,
             )
+        self._store.settle(self.name)
 
     def run(self) -> RunRecord:
         """Return the record of the last run that wrote; a blank one when none did."""
@@ -215,6 +215,7 @@ class Ledger:
 
     def _upsert(self, points: list[models.PointStruct]) -> None:
         self._store.call(self._store.client.upsert, self.name, points=points, wait=True)
+        self._store.settle(self.name)
 
 
 def _point(entry: LedgerEntry) -> models.PointStruct:

@@ -40,6 +40,7 @@ class PointStore:
                 for point in batch
             ]
             self._store.call(self._store.client.upsert, self._name, points=structs, wait=True)
+        self._store.settle(self._name)
 
     def overwrite_payloads(self, payloads: Mapping[str, Mapping[str, JSON]]) -> None:
         """Give points that exist another payload; their vectors stay."""
@@ -53,11 +54,13 @@ class PointStore:
             self._store.call(
                 self._store.client.batch_update_points, self._name, update_operations=operations, wait=True
             )
+        self._store.settle(self._name)
 
     def delete(self, point_ids: Sequence[str]) -> None:
         """Delete points; absent ones are none."""
         for batch in batches(point_ids, _IDS):
             self._store.call(self._store.client.delete, self._name, points_selector=list(batch), wait=True)
+        self._store.settle(self._name)
 
     def payloads(self, point_ids: Sequence[str]) -> dict[str, Mapping[str, JSON]]:
         """Return the payloads of those points that exist, by id."""

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    import numpy as np
     import torch
     from langchain_core.vectorstores import VectorStoreRetriever
     from langchain_qdrant import QdrantVectorStore
+    from numpy.typing import NDArray
 
     from kvembed import EncoderConfig, KVEncoder
     from kvembed.langchain import KVEmbeddings
@@ -117,11 +119,23 @@ class OpenCollection:
             query: Plain words.
             limit: How many, at least 1.
         """
+        return self.nearest(self.encoder.encode_query([query])[0], limit)
+
+    def nearest(self, vector: NDArray[np.float32], limit: int = 5) -> list[SearchHit]:
+        """Find the chunks nearest to a vector of `encoder.encode_query`, best first: `search` for many queries.
+
+        Args:
+            vector: (E,) float32.
+            limit: How many, at least 1.
+        """
         if limit < 1:
             raise ValueError(f"limit is {limit}; ask for at least 1")
-        vector = self.encoder.encode_query([query])[0].tolist()
         found = self._store.call(
-            self._store.client.query_points, self.physical, query=vector, limit=limit, with_payload=True
+            self._store.client.query_points,
+            self.physical,
+            query=vector.tolist(),
+            limit=limit,
+            with_payload=True,
         )
         return [_hit(point.payload or {}, point.score) for point in found.points]
 

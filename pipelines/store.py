@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
+from pipelines.embedded import settle, write_ahead
 from pipelines.errors import StoreError, StoreLockedError, StoreUnavailableError
 from pipelines.settings import Settings, load_settings
 from pipelines.store_errors import translated
@@ -24,6 +25,8 @@ from pipelines.store_errors import translated
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
+
+    from pipelines.errors import JSON
 
 StoreLike: TypeAlias = "str | os.PathLike[str] | QdrantClient | Store"
 P = ParamSpec("P")
@@ -49,6 +52,7 @@ class Store:
         self.label = label
         self.embedded = isinstance(client._client, QdrantLocal)
         self._owned = owned
+        self._grouped = self.embedded and owned  # a client that was passed in keeps the ways of its owner
         self._lock = lock
 
     def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,6 +65,22 @@ class Store:
         with translated(self.label):
             return operation(*args, **kwargs)
 
+    def create(self, collection: str, vectors: models.VectorParams | None, metadata: Mapping[str, JSON] | None) -> None:
+        """Make a collection of unnamed vectors, or of none."""
+        self.call(
+            self.client.create_collection,
+            collection,
+            vectors_config=vectors if vectors is not None else {},
+            metadata=None if metadata is None else dict(metadata),
+        )
+        if self._grouped:
+            self.call(write_ahead, self.client, collection)
+
+    def settle(self, collection: str) -> None:
+        """Wait until what was written to a collection survives a loss of power; a server has waited already."""
+        if self._grouped:
+            self.call(settle, self.client, collection)
+
     def close(self) -> None:
         """Release the store; a client that was passed in stays open."""
         if self._owned:
@@ -68,6 +88,12 @@ class Store:
         if self._lock is not None:
             self._lock.close()  # and with it the lock
             self._lock = None
+
+    def borrowed(self) -> Store:
+        """Return the same store for someone else's `with` statement, which leaves it open."""
+        other = Store(self.client, self.label, owned=False)
+        other._grouped = self._grouped
+        return other
 
     def __enter__(self) -> Store:
         return self
@@ -103,7 +129,7 @@ def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
     """
     settings = load_settings()
     if isinstance(store, Store):
-        return Store(store.client, store.label, owned=False)
+        return store.borrowed()
     if isinstance(store, QdrantClient):
         return Store(store, _client_label(store), owned=False)
     place = os.fspath(store if store is not None else settings.default_store())
@@ -129,6 +155,7 @@ def _open_folder(folder: Path, *, create: bool) -> Store:
         with translated(label):
             _prepare(folder)
             client = QdrantClient(path=label)
+            write_ahead(client)
     except json.JSONDecodeError as error:
         lock.close()
         raise StoreError(f"store {label} is damaged: {_META} is not JSON ({error}); restore it") from error

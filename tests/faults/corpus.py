@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
 
 from pipelines import ChunkingConfig, Document, ingest
-from tests.pipelines.fake_encoder import FakeEncoder
+from tests.pipelines.fake_encoder import FakeEncoder, FakeEncoding
 
 CHUNKING = ChunkingConfig(max_tokens=12)
 
@@ -23,6 +25,14 @@ def edition(number: int) -> list[Document]:
     return found
 
 
+class SlowEncoder(FakeEncoder):
+    """Takes a millisecond per text, so that there is a run to kill on a fast machine too."""
+
+    def encode_counted(self, texts: Sequence[str], role: str) -> FakeEncoding:
+        time.sleep(0.001 * len(texts))
+        return super().encode_counted(texts, role)
+
+
 def announce(stage: str, done: int, total: int | None) -> None:
     if stage == "plan":
         sys.stdout.write("writing\n")
@@ -34,7 +44,7 @@ if __name__ == "__main__":
         edition(int(sys.argv[2])),
         sys.argv[1],
         "notes",
-        FakeEncoder(),
+        SlowEncoder(),
         chunking=CHUNKING,
         delete="all",
         progress=announce,
