@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with quarantined documen
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pipelines.cli_index import IndexRequest, index_directly, index_through_flow
 from pipelines.cli_measure import demo, evaluate
 from pipelines.cli_measure import layers as layers_command
 from pipelines.cli_query import search_collection, verify_collection
-from pipelines.console import DONE, FAILED, QUARANTINED, Terminal
+from pipelines.console import DONE, FAILED, QUARANTINED, Terminal, discard_output
 from pipelines.errors import JSON
 
 app = typer.Typer(
@@ -37,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     flags = given[: given.index("--")] if "--" in given else given
+    terminal = Terminal(json_mode="--json" in flags, debug="--debug" in flags)
     try:
         code = app(given, prog_name="kvembed", standalone_mode=False)
     except typer.TyperException as error:  # wrong usage, found before a command began
-        code = Terminal(json_mode="--json" in flags, debug="--debug" in flags).report(error)
-    sys.exit(code if isinstance(code, int) else 0)
+        code = terminal.report(error)
+    except OSError as error:  # help that nobody can read: commands answer for their own errors
+        discard_output(sys.stdout)
+        code = DONE if error.errno == errno.EPIPE else terminal.report(error)
+    sys.exit(code if isinstance(code, int) else DONE)
 
 
 @app.callback(invoke_without_command=True)

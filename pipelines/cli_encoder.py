@@ -50,14 +50,27 @@ def load_encoder(config: EncoderConfig, device: str | None) -> KVEncoder:
     """Load the model, without a word from transformers."""
     from kvembed import KVEncoder
 
-    silence_transformers()
+    prepare_models(device)
     return KVEncoder(config, device=device)
 
 
-def silence_transformers() -> None:
-    """Turn off transformers' own bars and notices; its log does not go through the root logger."""
+def prepare_models(device: str | None) -> None:
+    """Check the device before anything is loaded, and turn off transformers' own bars and notices.
+
+    Raises:
+        ConfigError: this torch does not know the device, or has none.
+    """
+    import torch
     from transformers.utils import logging
 
+    from kvembed import ConfigError
+
+    try:
+        if device is not None:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used: {reason}; give cpu, cuda or cuda:0") from error
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

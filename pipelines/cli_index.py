@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, silence_transformers
+from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, prepare_models
 from pipelines.runners import find_runner
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
     config = request.choice.config(manifest)
     with terminal.waiting("starting the flow"):
         run = find_runner()
-        silence_transformers()
+        prepare_models(request.device)
     with terminal.progress() as progress:
         return run(
             source=request.source,

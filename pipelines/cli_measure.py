@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines import cli_options as options
-from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, silence_transformers
+from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, prepare_models
 from pipelines.console import QUARANTINED, Terminal
 from pipelines.errors import SourceError, TerminalError
 
@@ -106,7 +106,7 @@ def demo(
         from pipelines import rendering_measures as rendering
         from pipelines.demo import run_demo
 
-        silence_transformers()
+        prepare_models(device)
         with terminal.progress() as progress:
             result = run_demo(store, device=device, progress=progress)
         terminal.emit(result.to_dict(), rendering.demo_result(result))

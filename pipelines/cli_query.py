@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.cli_encoder import silence_transformers
+from pipelines.cli_encoder import prepare_models
 
 if TYPE_CHECKING:
     from pipelines.console import Terminal
@@ -19,7 +19,7 @@ def search_collection(
     from pipelines import open_collection
 
     with terminal.waiting(f"opening {name}"):
-        silence_transformers()
+        prepare_models(device)
         with open_collection(store, name, model=model, device=device) as opened:
             return opened.search(query, limit)
 
@@ -29,5 +29,5 @@ def verify_collection(name: str, store: str | None, model: str | None, terminal:
     from pipelines import verify
 
     with terminal.waiting(f"checking {name}"):
-        silence_transformers()
+        prepare_models(None)
         return verify(store, name, model=model)

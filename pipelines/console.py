@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from rich.console import Console
@@ -22,7 +22,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from kvembed.errors import KVEmbedError
-from pipelines.errors import JSON, PipelineError
+from pipelines.errors import JSON, PipelineError, TerminalError
 
 if TYPE_CHECKING:
     from pipelines.report import Progress
@@ -58,6 +58,7 @@ class Terminal:
         self.exit_code = DONE
         self.errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._stdout = sys.stdout
+        self._stdout_failed = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Terminal:
@@ -87,13 +88,14 @@ class Terminal:
             record: What `--json` prints.
             render: Prints the same for a person.
         """
-        if self.json_mode:
-            self._write(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
-            return
-        console = Console(file=self._stdout, markup=False, emoji=False, highlight=False)
-        with console.capture() as captured:
-            render(console)
-        self._write(captured.get())
+        with self._writing():
+            if self.json_mode:
+                self._write(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+                return
+            console = Console(file=self._stdout, markup=False, emoji=False, highlight=False)
+            with console.capture() as captured:
+                render(console)
+            self._write(captured.get())
 
     def note(self, message: str, style: str = "yellow") -> None:
         """Print one line on stderr, in every mode."""
@@ -104,10 +106,11 @@ class Terminal:
         code, message = explain(error)
         if self.debug and code == FAILED:
             self.errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
-        if self.json_mode:
+        if self.json_mode and not self._stdout_failed:
             record = {"error": {"type": type(error).__name__, "message": message}}
-            self._write(json.dumps(record, indent=2) + "\n")
-        else:
+            with self._writing():
+                self._write(json.dumps(record, indent=2) + "\n")
+        elif message:
             self.errors.print(Text.assemble(("Error: ", "bold red"), message))
         return code
 
@@ -147,16 +150,20 @@ class Terminal:
             yield move
 
     def _write(self, text: str) -> None:
-        """Write to the real stdout; a reader that went away is no error of ours."""
-        if self._stdout is None:
-            return
-        try:
+        if self._stdout is not None:
             self._stdout.write(text)
             self._stdout.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Take a stdout that cannot be written for what it is; a reader that went away is no error of ours."""
+        try:
+            yield
         except OSError as error:
-            _discard_output(self._stdout.fileno())
+            self._stdout_failed = True
+            discard_output(self._stdout)
             if error.errno != errno.EPIPE:
-                raise
+                raise TerminalError(f"the result cannot be written to stdout: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
@@ -193,7 +200,7 @@ def _nothing(stage: str, done: int, total: int | None) -> None:
     """Progress where nobody looks."""
 
 
-def _discard_output(descriptor: int) -> None:
+def discard_output(stream: TextIO) -> None:
     """Point a dead stdout at nothing, so that the interpreter's last flush stays silent."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

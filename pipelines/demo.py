@@ -18,9 +18,11 @@ from pipelines.stdlib_docs import write_stdlib_documents
 from pipelines.store import open_store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipelines.report import IngestReport, Progress, SearchHit
     from pipelines.retrieval import OpenCollection
-    from pipelines.store import Store
 COLLECTION = "python-stdlib"
 """Filled with the layers that TwoNN chooses."""
 PLAIN_COLLECTION = "python-stdlib-plain"
@@ -140,8 +142,12 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
         )
         watch.lap("index" if layers else "index_without_rerouting")
     questions = read_questions()
-    with open_store(place, create=False) as opened:
-        answers, plain = (_ask(opened, name, questions, device) for name, _ in plans)
+    with (
+        open_store(place, create=False) as opened,
+        open_collection(opened, COLLECTION, device=device) as routed,
+        open_collection(opened, PLAIN_COLLECTION, encoder=routed.encoder.with_layers(())) as unrouted,
+    ):
+        answers, plain = _ask(routed, questions), _ask(unrouted, questions)
     watch.lap("ask")
     return DemoResult(str(documents), place, reports[0], reports[1], answers, plain, watch.laps)
 
@@ -157,17 +163,17 @@ def module_of(document_id: str) -> str:
     return document_id.removesuffix(".md")
 
 
-def best_documents(opened: OpenCollection, query: str, limit: int) -> tuple[SearchHit, ...]:
+def best_documents(opened: OpenCollection, vector: NDArray[np.float32], limit: int) -> tuple[SearchHit, ...]:
     """Find the documents nearest to a query, each by its best chunk.
 
     Args:
         opened: Collection.
-        query: Plain words.
+        vector: (E,) float32, the query's.
         limit: Documents wanted.
     """
     chunks = 8 * limit
     while True:
-        hits = opened.search(query, chunks)
+        hits = opened.nearest(vector, chunks)
         best: dict[str, SearchHit] = {}
         for hit in hits:
             best.setdefault(hit.document_id, hit)
@@ -176,9 +182,12 @@ def best_documents(opened: OpenCollection, query: str, limit: int) -> tuple[Sear
         chunks *= 4
 
 
-def _ask(store: Store, name: str, questions: Sequence[Question], device: str | None) -> tuple[Answer, ...]:
-    with open_collection(store, name, device=device) as opened:
-        return tuple(Answer(question, best_documents(opened, question.question, DEPTH)) for question in questions)
+def _ask(opened: OpenCollection, questions: Sequence[Question]) -> tuple[Answer, ...]:
+    vectors = opened.encoder.encode_query([question.question for question in questions])
+    return tuple(
+        Answer(question, best_documents(opened, vector, DEPTH))
+        for question, vector in zip(questions, vectors, strict=True)
+    )
 
 
 def _share(answers: Sequence[Answer]) -> float:

@@ -47,7 +47,8 @@ class Evaluation:
         queries: Queries that count.
         unjudged_queries: Left out, because nothing is judged for them.
         queries_without_relevant: Left out, because no document is judged relevant for them.
-        self_hits_removed: Queries that are themselves in the corpus; that document is taken out of their ranking.
+        self_hits_removed: Queries that are themselves in the corpus; that document is taken out of their ranking, and
+            of their judgements.
         judged_missing: Judged documents that the corpus does not have; they count as not found.
         truncated_queries: Queries of which something was cut.
         ingest: Report of filling the collection.
@@ -126,6 +127,7 @@ def evaluate(
     require_ranx()
     judged = read_dataset(dataset)
     corpus_ids, self_hits = _look_through(judged)
+    judgements = _without_self_hits(judged.judgements, self_hits)
     source = open_source(str(judged.corpus), id_field="_id", text_field="text", title_field="title")
     with open_store(QdrantClient(":memory:")) as store:
         report = ingest(source, store, _COLLECTION, encoder, chunking=chunking, progress=progress)
@@ -141,16 +143,16 @@ def evaluate(
                 "rank": time.perf_counter() - embedded,
             }
             manifest = opened.manifest
-    per_query = score(judged.judgements, rankings)
+    per_query = score(judgements, rankings)
     return Evaluation(
         dataset=judged.name,
         metrics={name: float(np.mean([values[name] for values in per_query.values()])) for name in METRICS},
         per_query=per_query,
         queries=len(per_query),
         unjudged_queries=judged.unjudged_queries,
-        queries_without_relevant=judged.queries_without_relevant,
+        queries_without_relevant=judged.queries_without_relevant + len(judged.judgements) - len(judgements),
         self_hits_removed=len(self_hits),
-        judged_missing=len({name for grades in judged.judgements.values() for name in grades} - corpus_ids),
+        judged_missing=len({name for grades in judgements.values() for name in grades} - corpus_ids),
         truncated_queries=int((encoded.truncated_tokens > 0).sum()),
         ingest=report,
         query_tokens=int(encoded.tokens.sum()),
@@ -253,6 +255,17 @@ def _look_through(judged: RetrievalDataset) -> tuple[frozenset[str], frozenset[s
         if name in judged.queries and _words(text) == _words(judged.queries[name]):
             own.add(name)
     return frozenset(names), frozenset(own)
+
+
+def _without_self_hits(
+    judgements: Mapping[str, Mapping[str, int]], self_hits: frozenset[str]
+) -> dict[str, dict[str, int]]:
+    """Drop what a query says of itself, and queries that have nothing else to find."""
+    others = {
+        query: {name: grade for name, grade in grades.items() if query not in self_hits or name != query}
+        for query, grades in judgements.items()
+    }
+    return {query: grades for query, grades in others.items() if any(grade > 0 for grade in grades.values())}
 
 
 def _words(text: str) -> list[str]:

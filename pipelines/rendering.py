@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Render = Callable[[Console], None]
 
 _LISTED = 20
+_HEADING_CHARACTERS = 48
 
 
 def index_report(report: IngestReport) -> Render:
@@ -104,7 +105,7 @@ def show_hit(console: Console, rank: int, hit: SearchHit) -> None:
     headline = Text.assemble((f"{rank}. ", "dim"), (title, "bold cyan"))
     for part in heading:
         if part != title:
-            headline.append(f" › {part}")
+            headline.append(f" › {textwrap.shorten(part, _HEADING_CHARACTERS, placeholder='…')}")
     if source not in (title, f"{title}.md"):
         headline.append(f"  {source}", style="dim")
     width = console.width - 7

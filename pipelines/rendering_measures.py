@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.rendering import Render, counted, layers_text, show_hit, timed
+from pipelines.rendering import Render, layers_text, show_hit, timed
 
 if TYPE_CHECKING:
     from kvembed import DimensionProfile
@@ -52,8 +52,8 @@ def evaluation_report(result: Evaluation) -> Render:
         console.print(table)
         encoder = result.encoder
         counts = {
-            "queries without judgements left out": result.unjudged_queries,
-            "queries without a relevant document left out": result.queries_without_relevant,
+            "queries without judgements, left out": result.unjudged_queries,
+            "queries without a relevant document, left out": result.queries_without_relevant,
             "queries kept from finding themselves": result.self_hits_removed,
             "judged documents missing from the corpus": result.judged_missing,
             "documents without text": result.ingest.documents_empty,
@@ -62,7 +62,9 @@ def evaluation_report(result: Evaluation) -> Render:
             "queries truncated": result.truncated_queries,
         }
         console.print("Documents  ", f"{result.ingest.documents_added:,} in {result.ingest.chunks_embedded:,} chunks")
-        console.print("Notes      ", counted(counts))
+        for note, number in counts.items():
+            if number:
+                console.print(f"            {number:,} {note}", style="yellow")
         console.print(f"Speed       {result.tokens_per_second:,.0f} tokens/s, {timed(result.seconds)}")
         console.print(
             f"Encoder     {encoder['model']}, layers {layers_text(result.ingest.layers)}, "

@@ -18,9 +18,9 @@ _SKIPPED = frozenset(
     {"test", "tests", "idlelib", "idle_test", "lib2to3", "site-packages", "ensurepip", "turtledemo", "pydoc_data"}
     | {"distutils", "encodings", "msilib", "macholib", "lib-dynload"}
 )
-_MODULE_CHARACTERS = 2500
-_ENTRY_CHARACTERS = 600
-_DOCUMENT_CHARACTERS = 5000
+_MODULE_CHARACTERS = 1500
+_ENTRY_CHARACTERS = 400
+_DOCUMENT_CHARACTERS = 3000
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -129,10 +129,12 @@ def _entries(body: list[ast.stmt], prefix: str, level: int) -> Iterator[str]:
 
 
 def _signature(node: ast.ClassDef | _Function, prefix: str) -> str:
+    """Name a class, or a function with its public parameters, without defaults: a heading is to be read."""
     if isinstance(node, ast.ClassDef):
-        bases = ", ".join(ast.unparse(base) for base in node.bases)
-        return f"class {prefix}{node.name}" + (f"({bases})" if bases else "")
-    return f"{prefix}{node.name}({ast.unparse(node.args)})"
+        return f"class {prefix}{node.name}"
+    arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+    names = [argument.arg for argument in arguments if not argument.arg.startswith("_")]
+    return f"{prefix}{node.name}({', '.join(name for name in names if name not in ('self', 'cls'))})"
 
 
 def _shortened(docstring: str, limit: int) -> str:
