@@ -88,3 +88,11 @@ def make_encoder(tiny_model_dir: Path) -> Callable[..., KVEncoder]:
         return KVEncoder(EncoderConfig(model=str(tiny_model_dir), **{"layers": (1,), **fields}), device="cpu")  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_outside_the_test(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the registry of models, which ingestion writes into the user's cache, in a folder of the test run."""
+    monkeypatch.setenv("KVEMBED_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
