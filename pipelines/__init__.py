@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipelines.chunking import Chunker, ChunkingConfig
     from pipelines.documents import Chunk, Document, RejectedDocument
     from pipelines.errors import (
+        ChunkingError,
         CollectionNotFoundError,
         DeletionGuardError,
         EncoderMismatchError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreFullError,
         StoreLockedError,
+        StoreNotFoundError,
         StoreUnavailableError,
         TerminalError,
         TransientError,
@@ -42,6 +44,7 @@ _HOMES = {
     "Chunk": "documents",
     "Chunker": "chunking",
     "ChunkingConfig": "chunking",
+    "ChunkingError": "errors",
     "CollectionNotFoundError": "errors",
     "CollectionStatus": "inventory",
     "DeletionGuard": "planning",
@@ -66,6 +69,7 @@ _HOMES = {
     "StoreError": "errors",
     "StoreFullError": "errors",
     "StoreLockedError": "errors",
+    "StoreNotFoundError": "errors",
     "StoreUnavailableError": "errors",
     "TerminalError": "errors",
     "TransientError": "errors",
@@ -82,6 +86,7 @@ __all__ = [
     "Chunk",
     "Chunker",
     "ChunkingConfig",
+    "ChunkingError",
     "CollectionNotFoundError",
     "CollectionStatus",
     "DeletionGuard",
@@ -106,6 +111,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
+    "StoreNotFoundError",
     "StoreUnavailableError",
     "TerminalError",
     "TransientError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -37,9 +37,10 @@ class IndexRequest:
 def index_directly(request: IndexRequest, terminal: Terminal) -> IngestReport:
     """Run `pipelines.ingest`."""
     from pipelines import ingest
+    from pipelines.store import open_store
 
     with ExitStack() as stack:
-        source, store, encoder, chunking = _prepared(request, terminal, stack)
+        source, store, encoder, chunking = _prepared(request, terminal, stack, open_store)
         progress = stack.enter_context(terminal.progress())
         return ingest(
             source,
@@ -55,9 +56,10 @@ def index_directly(request: IndexRequest, terminal: Terminal) -> IngestReport:
 def plan_index(request: IndexRequest, terminal: Terminal) -> IngestPlan:
     """Run `pipelines.plan`."""
     from pipelines import plan
+    from pipelines.store import open_store_to_look
 
     with ExitStack() as stack:
-        source, store, encoder, chunking = _prepared(request, terminal, stack)
+        source, store, encoder, chunking = _prepared(request, terminal, stack, open_store_to_look)
         progress = stack.enter_context(terminal.progress())
         return plan(
             source,
@@ -78,10 +80,10 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
     """
     from pipelines.settings import load_settings
     from pipelines.sources import open_source
-    from pipelines.store import open_store
+    from pipelines.store import open_store_to_look
 
     open_source(request.source, **request.fields)
-    with open_store(request.store) as store:
+    with open_store_to_look(request.store) as store:
         manifest = _manifest(store, request.collection)
     config = request.choice.config(manifest)
     with terminal.waiting("starting the flow"):
@@ -104,15 +106,14 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
 
 
 def _prepared(
-    request: IndexRequest, terminal: Terminal, stack: ExitStack
+    request: IndexRequest, terminal: Terminal, stack: ExitStack, opened: Callable[[str | None], Store]
 ) -> tuple[Source, Store, KVEncoder, ChunkingConfig]:
     """Open everything, what fails fast and cheaply first; the store stays open until the stack unwinds."""
     from pipelines.sources import open_source
-    from pipelines.store import open_store
 
     with terminal.waiting("opening source and store"):
         source = open_source(request.source, **request.fields)
-        store = stack.enter_context(open_store(request.store))
+        store = stack.enter_context(opened(request.store))
         manifest = _manifest(store, request.collection)
     config: EncoderConfig = request.choice.config(manifest)
     with terminal.waiting(f"loading {config.model}"):

@@ -5,6 +5,7 @@ PipelineError
 ├── TerminalError                 never retry: the same call fails the same way
 │   ├── SourceError               nothing readable where the source points
 │   ├── StoreError                the store refuses, and will go on refusing
+│   │   ├── StoreNotFoundError
 │   │   ├── StoreLockedError
 │   │   ├── StoreFullError
 │   │   ├── CollectionNotFoundError
@@ -53,6 +54,14 @@ class ChunkingError(TerminalError, ValueError):
 
 class StoreError(TerminalError):
     """The store refuses, and will go on refusing until someone acts."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no embedded store in the folder."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        super().__init__(f"there is no store at {label}; create one with `kvembed index SOURCE -c NAME`")
 
 
 class StoreLockedError(StoreError):
@@ -157,6 +166,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
+    "StoreNotFoundError",
     "StoreUnavailableError",
     "TerminalError",
     "TransientError",

@@ -16,10 +16,9 @@ from pipelines.errors import CollectionNotFoundError
 from pipelines.layer_choice import ChunkSample, resolve_layers
 from pipelines.manifest import pipeline_hash
 from pipelines.model_registry import remember_model
-from pipelines.planning import Delete, Survey, first_sighting, quarantine_of
+from pipelines.planning import Delete, Survey, first_sighting, quarantine_of, text_batches
 from pipelines.point_store import PointStore
 from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument
-from pipelines.store import batches
 from pipelines.writer import Writer
 
 if TYPE_CHECKING:
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
     from pipelines.sources import Source
     from pipelines.store import Store
 
+_EMBEDDED_LIMIT = 20_000
+_ADVICE = (
+    "{count} points in an embedded store, which holds all of them in memory and compares a query with each; "
+    "above 20,000 a Qdrant server is the better place (docker compose up -d, --store http://localhost:6333)"
+)
 _READ = 32  # documents handed to the writer at a time
 
 
@@ -61,11 +65,6 @@ class IngestRun:
         if self.collection is None:
             raise CollectionNotFoundError(self.name)
         return self.collection
-
-    @property
-    def rejected(self) -> set[str]:
-        """Documents that the plan found unfit."""
-        return {found.document_id for found in self.found.quarantined}
 
     def survey(self, *, count: bool = False) -> IngestPlan:
         """Compare the source with the ledger; with `count`, cut what is new to see how much there is to embed."""
@@ -116,6 +115,9 @@ class IngestRun:
             gone += batch
             self.progress("delete", gone, len(doomed))
         writer.finish()
+        remember_model(self.encoder.config)
+        if self.store.embedded and (count := points.count()) > _EMBEDDED_LIMIT:
+            warnings.append(_ADVICE.format(count=count))
         return self._report(planned, writer, warnings)
 
     def _make(self) -> list[str]:
@@ -129,7 +131,6 @@ class IngestRun:
             self.seconds["select_layers"] = perf_counter() - started
         self.collection = make_collection(self.store, self.name, self.encoder, self.chunking, profile)
         self.found.pipeline = pipeline_version(self.encoder.fingerprint, self.chunking)
-        remember_model(self.encoder.config)
         return warnings
 
     def _write(self, writer: Writer, planned: IngestPlan) -> set[str]:
@@ -137,13 +138,13 @@ class IngestRun:
         wanted = {*planned.added, *planned.changed}
         deleted = set(planned.deleted)
         back: set[str] = set()
-        done = 0
-        for batch in batches(self._documents(writer, deleted, back), _READ):
-            due = [document for document in batch if document.id in wanted]
-            if due:
-                writer.write(due)
-                done += len(due)
+        due = (document for document in self._documents(writer, deleted, back) if document.id in wanted)
+        self.progress("embed", 0, len(wanted))
+        for batch in text_batches(due, _READ):
+            for done in writer.write(batch):
                 self.progress("embed", done, len(wanted))
+        for done in writer.flush():
+            self.progress("embed", done, len(wanted))
         return back
 
     def _documents(self, writer: Writer, deleted: set[str], back: set[str]) -> Iterator[Document]:
@@ -164,7 +165,7 @@ class IngestRun:
 
     def _reject(self, writer: Writer, found: RejectedDocument) -> None:
         """Note a document that could be read when the plan was made and cannot now."""
-        if found.id in self.rejected:
+        if found.id in self.found.rejected:
             return
         writer.quarantine([(found.id, found.source, quarantine_of(found, self.found.pipeline))])
         writer.tally.quarantined.append(

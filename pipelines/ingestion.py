@@ -11,7 +11,7 @@ from pipelines.ingest_run import IngestRun
 from pipelines.physical import check_name
 from pipelines.planning import Delete, DeletionGuard, check_deletions
 from pipelines.sources import open_source
-from pipelines.store import open_store
+from pipelines.store import open_store, open_store_to_look
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
@@ -80,7 +80,7 @@ def plan(
 
     Takes and raises what `ingest` does, but for the deletion guard: the plan says how many would go.
     """
-    with open_store(store) as opened:
+    with open_store_to_look(store) as opened:
         run = _start(opened, source, name, encoder, chunking, delete, progress)
         return run.survey(count=True)
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from pipelines.documents import Document, RejectedDocument
 from pipelines.errors import DeletionGuardError
 from pipelines.ledger import LedgerEntry, Quarantine
 from pipelines.report import IngestPlan, Progress, QuarantinedDocument
-from pipelines.store import batches
 
 if TYPE_CHECKING:
     from pipelines.ledger import Ledger
     from pipelines.sources import Source
 
+F = TypeVar("F", bound=Document | RejectedDocument)
 Delete: TypeAlias = Literal["guarded", "all", "none"]
 
 _BATCH = 256
+_CHARACTERS = 4_000_000
 _NAMED = 5
 
 
@@ -56,6 +57,7 @@ class Survey:
     changed: list[str] = field(default_factory=list)
     unchanged: int = 0
     quarantined: list[QuarantinedDocument] = field(default_factory=list)
+    rejected: set[str] = field(default_factory=set)
     fresh_rejections: list[RejectedDocument] = field(default_factory=list)
     known: int = 0
     doomed: list[str] = field(default_factory=list)
@@ -78,7 +80,7 @@ class Survey:
             progress: Told about each batch.
             look: Called with every readable document, and whether it is to be written.
         """
-        for batch in batches(source.documents(), _BATCH):
+        for batch in text_batches(source.documents(), _BATCH):
             self._compare(batch, look)
             progress("plan", len(self._seen), None)
         if self.ledger is not None:
@@ -116,6 +118,7 @@ class Survey:
         return True
 
     def _reject(self, found: RejectedDocument, entry: LedgerEntry | None) -> None:
+        self.rejected.add(found.id)
         self.quarantined.append(
             QuarantinedDocument(found.id, found.source, found.content_hash, found.stage, found.reason)
         )
@@ -140,6 +143,20 @@ class Survey:
             quarantined=tuple(self.quarantined),
             known=self.known,
         )
+
+
+def text_batches(found: Iterable[F], count: int) -> Iterator[list[F]]:
+    """Cut what a source yields into lists of at most `count`, shorter where the documents are long."""
+    batch: list[F] = []
+    characters = 0
+    for item in found:
+        batch.append(item)
+        characters += len(item.text) if isinstance(item, Document) else 0
+        if len(batch) >= count or characters >= _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def check_deletions(plan: IngestPlan, delete: Delete, guard: DeletionGuard) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from pipelines.embedded import settle, write_ahead
-from pipelines.errors import StoreError, StoreLockedError, StoreUnavailableError
+from pipelines.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreUnavailableError
 from pipelines.settings import Settings, load_settings
 from pipelines.store_errors import translated
 
@@ -143,17 +144,27 @@ def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
     return _open_folder(Path(place).expanduser(), create=create)
 
 
+def open_store_to_look(store: StoreLike | None = None) -> Store:
+    """Open a store as `open_store` does, but let an embedded one that is not there read as an empty one."""
+    try:
+        return open_store(store, create=False)
+    except StoreNotFoundError as error:
+        return Store(QdrantClient(":memory:"), error.label, owned=True)
+
+
 def _open_folder(folder: Path, *, create: bool) -> Store:
     label = str(folder)
     with translated(label):
         if not (folder / _META).is_file() and not create:
-            raise StoreError(f"there is no store at {label}; create one with `kvembed index SOURCE -c NAME`")
+            raise StoreNotFoundError(label)
         _refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock_folder(folder)
     try:
         with translated(label):
             _prepare(folder)
+            # Qdrant says so each time a large folder is opened; the report of a run says it once, with the way out.
+            warnings.filterwarnings("ignore", message="Local mode is not recommended", category=UserWarning)
             client = QdrantClient(path=label)
             write_ahead(client)
     except json.JSONDecodeError as error:

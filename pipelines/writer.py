@@ -32,6 +32,7 @@ _SMALLEST_GROUP = 32
 _LARGEST_GROUP = 512
 _SHORT, _LONG = 4.0, 16.0  # seconds of encoding per group: commits come often, sorting by length still pays
 _REMOVALS = 256
+_CHARACTERS = 8_000_000  # of documents that wait to be committed
 _CHUNKING = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 
@@ -61,6 +62,7 @@ class Writer:
         self._moved: dict[str, dict[str, JSON]] = {}
         self._drafts: list[Draft] = []
         self._group = _SMALLEST_GROUP
+        self._through = 0
 
     def recover(self) -> None:
         """Undo what a run that was cut short left of documents it never committed."""
@@ -73,16 +75,24 @@ class Writer:
         if interrupted:
             self._mark(())
 
-    def write(self, batch: Sequence[Document]) -> None:
-        """Take documents, in order; they are searchable after `finish` at the latest."""
+    def write(self, batch: Sequence[Document]) -> Iterator[int]:
+        """Take documents, in order; they are searchable after `flush` at the latest.
+
+        Yields:
+            How many are through with, whenever more are.
+        """
+        through = self._through
         before = self._ledger.get([document.id for document in batch])
         for document in batch:
             draft = Draft(document, document.content_hash, before.get(document.id))
             self._drafts.append(draft)
             self._cut(draft)
             draft.complete = True
-            if len(self._drafts) >= _LARGEST_GROUP:
+            if len(self._drafts) >= _LARGEST_GROUP or self._characters() >= _CHARACTERS:
                 self._flush()
+            if self._through > through:
+                through = self._through
+                yield through
 
     def quarantine(self, rejected: Iterable[tuple[str, str, Quarantine]]) -> None:
         """Note documents that cannot be indexed; a form that is searchable stays so.
@@ -114,6 +124,11 @@ class Writer:
             self.tally.deleted += sum(entry.committed for entry in entries.values())
             self.tally.seconds["write"] += perf_counter() - started
             yield len(batch)
+
+    def flush(self) -> Iterator[int]:
+        """Write what waits; yields as `write` does."""
+        self._flush()
+        yield self._through
 
     def finish(self) -> None:
         """Write what waits, and close the run's record, if anything was written at all."""
@@ -195,8 +210,12 @@ class Writer:
         self.tally.points_deleted += len(stale)
         for draft in done:
             self._count(draft)
+        self._through += len(done) + len(failed)
         settled = {id(draft) for draft in (*done, *failed)}
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
+
+    def _characters(self) -> int:
+        return sum(len(draft.document.text) for draft in self._drafts)
 
     def _encode(self) -> list[Point]:
         pending, self._pending = self._pending, []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from qdrant_client import models
 
 from pipelines import (
+    Chunk,
     ChunkingConfig,
     DeletionGuard,
     DeletionGuardError,
@@ -20,6 +23,7 @@ from pipelines import (
     ManifestError,
     RejectedDocument,
     SourceError,
+    StoreFullError,
     ingest,
     open_collection,
     plan,
@@ -474,3 +478,57 @@ def test_ledger_reads_back_what_it_wrote() -> None:
         assert full["bad"].quarantine is not None
         assert [entry.document_id for entry in ledger.scan(quarantined=True)] == ["bad"]
         assert ledger.run().finished_at
+
+
+def test_plan_of_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    found = plan(documents(3), tmp_path / "store", "notes", FakeEncoder(), chunking=SMALL)
+    assert len(found.added) == 3
+    assert not (tmp_path / "store").exists()
+
+
+def test_ingest_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty documents of 400 kB: held at once they would take 24 MB, four times what a run may hold."""
+    monkeypatch.setattr("pipelines.planning._CHARACTERS", 1_000_000)
+    monkeypatch.setattr("pipelines.writer._CHARACTERS", 1_000_000)
+
+    class Large(Source):
+        def documents(self) -> Iterator[Document | RejectedDocument]:
+            for number in range(60):
+                yield Document(f"d{number}", f"word{number}" + " " * 400_000, f"d{number}.txt")
+
+    class FirstWord:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def chunks(self, document: Document) -> Iterator[Chunk]:
+            word = document.text[:5]
+            yield Chunk(document.id, 0, word, 0, len(word), (), word)
+
+    monkeypatch.setattr("pipelines.ingest_run.Chunker", FirstWord)
+    client = WatchedClient()
+    run(client, [Document("first", "first", "first.txt")])  # loads what is loaded on first use
+    tracemalloc.start()
+    report = ingest(Large([]), client, "notes", FakeEncoder(), chunking=SMALL, delete="none")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert report.documents_added == 60
+    assert peak < 6_000_000
+
+
+def test_ingest_into_a_full_disk_says_so_and_the_next_run_continues(tmp_path: Path) -> None:
+    with open_store(tmp_path / "store") as store:
+        ingest(documents(2), store, "notes", FakeEncoder(), chunking=SMALL)
+        physical = resolve(store, "notes")
+        assert physical is not None
+        persistence = store.client._client.collections[physical].storage  # type: ignore[attr-defined]
+        (pages,) = persistence.storage.execute("PRAGMA page_count").fetchone()
+        persistence.storage.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
+        with pytest.raises(StoreFullError, match=r"no space is left .*what was committed stays"):
+            ingest(documents(200), store, "notes", FakeEncoder(), chunking=SMALL)
+        persistence.storage.execute("PRAGMA max_page_count = 1000000").fetchall()
+    with open_store(tmp_path / "store") as store:
+        assert {"d0", "d1"} <= set(contents(store.client, "notes")["ledger"])
+        ingest(documents(200), store, "notes", FakeEncoder(), chunking=SMALL)
+        clean = WatchedClient()
+        run(clean, documents(200))
+        assert contents(store.client, "notes") == contents(clean, "notes")

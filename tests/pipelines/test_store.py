@@ -38,7 +38,7 @@ def test_open_store_held_by_another_process_names_the_way_out(tmp_path: Path) ->
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(StoreLockedError, match="in use by another process.*docker compose up"):
+        with pytest.raises(StoreLockedError, match=r"in use by another process.*docker compose up"):
             open_store(tmp_path)
         process.kill()
 
@@ -76,7 +76,7 @@ def test_open_store_path_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_open_store_without_create_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no store at .*kvembed index"):
+    with pytest.raises(StoreError, match=r"no store at .*kvembed index"):
         open_store(tmp_path / "none", create=False)
     assert not (tmp_path / "none").exists()
 
@@ -90,7 +90,7 @@ def test_open_store_first_write_cut_in_half_is_mended(tmp_path: Path) -> None:
 def test_open_store_damaged_catalogue_is_named_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text("{broken")
     for _ in range(2):  # the first failure must not keep the lock
-        with pytest.raises(StoreError, match="damaged: meta.json is not JSON"):
+        with pytest.raises(StoreError, match=r"damaged: meta.json is not JSON"):
             open_store(tmp_path)
     assert (tmp_path / "meta.json").read_text() == "{broken"
 
@@ -106,7 +106,7 @@ def test_open_store_nothing_listens_is_transient_and_hides_the_password(
 ) -> None:
     monkeypatch.setenv("KVEMBED_QDRANT_PREFER_GRPC", preferred)
     monkeypatch.setenv("KVEMBED_QDRANT_TIMEOUT", "1")
-    with pytest.raises(StoreUnavailableError, match="http://127.0.0.1:9/db cannot be reached") as caught:
+    with pytest.raises(StoreUnavailableError, match=r"http://127.0.0.1:9/db cannot be reached") as caught:
         open_store("http://user:secret@127.0.0.1:9/db?api_key=secret")
     assert "secret" not in str(caught.value)
     assert isinstance(caught.value, TransientError)
