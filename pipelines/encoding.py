@@ -38,6 +38,7 @@ def encode_chunks(encoder: KVEncoder, chunks: Sequence[Chunk]) -> Encoded:
 
     Raises:
         KVEmbedError: what failed has nothing to do with one document: re-routing did not fire.
+        RuntimeError: memory ran out on a single document.
         Exception: every one of several documents failed; then the first failure, as it came.
     """
     everything = range(len(chunks))
@@ -60,6 +61,8 @@ def _one_by_one(encoder: KVEncoder, chunks: Sequence[Chunk], error: Exception) -
         except _SYSTEMIC:
             raise
         except _PER_DOCUMENT as failure:
+            if _is_of_the_machine(failure):
+                raise
             outcome.failures[document_id] = reason_of(failure)
     if len(by_document) > 1 and len(outcome.failures) == len(by_document):
         raise error
@@ -79,6 +82,11 @@ def _encode(encoder: KVEncoder, chunks: Sequence[Chunk], positions: Sequence[int
             positions, vectors, encoding.tokens, encoding.truncated_tokens, strict=True
         )
     }
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Tell a failure that another machine would not have; PyTorch has no class of its own for it on every device."""
+    return "out of memory" in str(error).lower()
 
 
 def reason_of(error: Exception) -> str:

@@ -100,6 +100,7 @@ class IngestRun:
         if self.collection is None:
             warnings += self._make()
         collection = self.made
+        remember_model(self.encoder.config)  # before the work: a run that is cut short is continued without --model
         points = PointStore(self.store, collection.physical)
         chunker = Chunker(self.chunking, self.encoder)
         writer = Writer(collection, points, self.encoder, chunker, self.found.pipeline)
@@ -115,7 +116,6 @@ class IngestRun:
             gone += batch
             self.progress("delete", gone, len(doomed))
         writer.finish()
-        remember_model(self.encoder.config)
         if self.store.embedded and (count := points.count()) > _EMBEDDED_LIMIT:
             warnings.append(_ADVICE.format(count=count))
         return self._report(planned, writer, warnings)

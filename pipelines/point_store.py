@@ -70,6 +70,14 @@ class PointStore:
             found |= {str(record.id): record.payload or {} for record in records}
         return found
 
+    def existing(self, point_ids: Sequence[str]) -> set[str]:
+        """Return the ids of those points that exist."""
+        found: set[str] = set()
+        for batch in batches(point_ids, _IDS):
+            records = self._store.call(self._store.client.retrieve, self._name, ids=list(batch), with_payload=False)
+            found |= {str(record.id) for record in records}
+        return found
+
     def of_documents(self, document_ids: Sequence[str]) -> set[str]:
         """Return the ids of all points that say they belong to these documents."""
         wanted = models.FieldCondition(key=DOCUMENT_ID_FIELD, match=models.MatchAny(any=list(document_ids)))

@@ -234,25 +234,23 @@ def _locked(label: str) -> StoreLockedError:
 
 
 def _open_server(url: str, settings: Settings) -> Store:
-    label = _without_credentials(url)
     if settings.qdrant_prefer_grpc:
-        store = Store(_connect(url, settings, grpc=True), label, owned=True)
         try:
-            store.call(store.client.get_aliases)
+            return _answering(url, settings, grpc=True)
         except StoreUnavailableError:
-            store.close()  # the REST port may be open where the gRPC port is not
-        except BaseException:
-            store.close()
-            raise
-        else:
-            return _checked(store)
-    store = Store(_connect(url, settings, grpc=False), label, owned=True)
+            pass  # the REST port may be open where the gRPC port is not
+    return _answering(url, settings, grpc=False)
+
+
+def _answering(url: str, settings: Settings, *, grpc: bool) -> Store:
+    store = Store(_connect(url, settings, grpc=grpc), _without_credentials(url), owned=True)
     try:
         store.call(store.client.get_aliases)
+        _check_version(store)
     except BaseException:
         store.close()
         raise
-    return _checked(store)
+    return store
 
 
 def _connect(url: str, settings: Settings, *, grpc: bool) -> QdrantClient:
@@ -269,16 +267,14 @@ def _connect(url: str, settings: Settings, *, grpc: bool) -> QdrantClient:
         raise StoreError(f"store {_without_credentials(url)!r} is not a usable URL: {error}") from error
 
 
-def _checked(store: Store) -> Store:
+def _check_version(store: Store) -> None:
     version = store.call(store.client.info).version
     numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
     if numbers and numbers < _OLDEST_SERVER:
-        store.close()
         raise StoreError(
             f"Qdrant at {store.label} is version {version}; 1.16 or newer is needed, "
             "because the manifest lives in the collection's metadata"
         )
-    return store
 
 
 def _without_credentials(url: str) -> str:

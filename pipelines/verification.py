@@ -124,7 +124,7 @@ def _missing(collection: Collection, points: PointStore) -> tuple[int, int, list
     lacking: list[str] = []
     for entries in batches(_committed(collection), _BATCH):
         documents += len(entries)
-        found = points.payloads([point_id for entry in entries for point_id in entry.point_ids])
+        found = points.existing([point_id for entry in entries for point_id in entry.point_ids])
         for entry in entries:
             gone = sum(point_id not in found for point_id in entry.point_ids)
             missing += gone

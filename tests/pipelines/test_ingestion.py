@@ -532,3 +532,17 @@ def test_ingest_into_a_full_disk_says_so_and_the_next_run_continues(tmp_path: Pa
         clean = WatchedClient()
         run(clean, documents(200))
         assert contents(store.client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_out_of_memory_ends_the_run_and_blames_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarantined document is not tried again until it changes; memory is no property of a document."""
+
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    client, encoder = WatchedClient(), FakeEncoder()
+    monkeypatch.setattr(encoder, "encode_counted", exhausted)
+    monkeypatch.setattr(encoder, "encode_document", FakeEncoder().encode_document)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(client, documents(1), encoder)
+    assert run(client, documents(1)).documents_quarantined == 0

@@ -7,6 +7,9 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -188,3 +191,50 @@ def test_batches_cut_and_end() -> None:
 def test_store_catalogue_of_a_new_store_is_qdrants_own(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     assert json.loads((tmp_path / "meta.json").read_text())["collections"] == {}
+
+
+@pytest.fixture
+def answer_as(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], str]]:
+    """Run an HTTP server on the loopback interface that calls itself a Qdrant of some version."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(version: str, status: int) -> str:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = {"title": "qdrant", "version": version}
+                if self.path == "/aliases":
+                    body = {"result": {"aliases": []}, "status": "ok", "time": 0}  # type: ignore[dict-item]
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    monkeypatch.setenv("KVEMBED_QDRANT_PREFER_GRPC", "false")
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_open_store_server_that_answers_is_open(answer_as: Callable[[str, int], str]) -> None:
+    with open_store(answer_as("1.16.0", 200)) as store:
+        assert not store.embedded
+        assert store.label.startswith("http://127.0.0.1:")
+
+
+def test_open_store_server_without_room_for_the_manifest_is_refused(answer_as: Callable[[str, int], str]) -> None:
+    with pytest.raises(StoreError, match=r"is version 1\.15\.4; 1\.16 or newer is needed"):
+        open_store(answer_as("1.15.4", 200))
+
+
+def test_open_store_server_that_refuses_the_key_names_the_setting(answer_as: Callable[[str, int], str]) -> None:
+    with pytest.raises(StoreError, match=r"does not accept this key; set KVEMBED_QDRANT_API_KEY"):
+        open_store(answer_as("1.16.0", 401))
