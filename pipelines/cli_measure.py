@@ -83,13 +83,16 @@ def evaluate(
     with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
         from pipelines import evaluation
         from pipelines import rendering_measures as rendering
+        from pipelines.beir import read_dataset
 
-        evaluation.require_ranx()
+        judged = read_dataset(dataset)
+        with terminal.waiting("loading ranx"):
+            evaluation.require_ranx()
         config = choice.config()
         with terminal.waiting(f"loading {config.model}"):
             encoder = load_encoder(config, device)
         with terminal.progress() as progress:
-            result = evaluation.evaluate(dataset, encoder, chunking=chunking_for(max_tokens), progress=progress)
+            result = evaluation.evaluate(judged, encoder, chunking=chunking_for(max_tokens), progress=progress)
         terminal.emit(result.to_dict(), rendering.evaluation_report(result))
         terminal.exit_code = QUARANTINED if result.ingest.documents_quarantined else terminal.exit_code
 

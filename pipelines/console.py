@@ -31,11 +31,14 @@ DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _OURS = ("kvembed", "pipelines", "flows")
 _LABELS = {
+    "documents": "collecting documentation",
+    "start": "starting the flow",
     "plan": "reading documents",
     "select_layers": "choosing layers",
-    "embed": "embedding",
-    "delete": "deleting",
+    "embed": "embedding documents",
+    "delete": "deleting documents",
     "search": "searching",
+    "ask": "asking questions",
 }
 
 
@@ -130,24 +133,16 @@ class Terminal:
             yield _nothing
             return
         bars = Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=36),
-            TextColumn("{task.fields[count]}"),
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[count]:>15}"),
             TimeElapsedColumn(),
             console=self.errors,
             transient=True,
         )
-        tasks: dict[str, TaskID] = {}
-
-        def move(stage: str, done: int, total: int | None) -> None:
-            count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(_LABELS.get(stage, stage.replace("_", " ")), count=count)
-            bars.update(tasks[stage], completed=done, total=total, count=count)
-
         with bars:
-            yield move
+            yield _Movement(bars)
 
     def _write(self, text: str) -> None:
         if self._stdout is not None:
@@ -181,6 +176,37 @@ class Terminal:
             root.removeHandler(handler)
             for name, level in before.items():
                 logging.getLogger(name).setLevel(level)
+
+
+class _Movement:
+    """Progress as bars: one per stage, in the order in which the stages come."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._current = ""
+        self._done = 0
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage != self._current or done < self._done:
+            self._finish()
+            self._begin(stage)
+        self._done = done
+        count = "" if not done else f"{done:,}" if total is None else f"{done:,}/{total:,}"
+        self._bars.update(self._tasks[stage], completed=done, total=total, count=count)
+
+    def _begin(self, stage: str) -> None:
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks[stage])
+        label = _LABELS.get(stage, stage.replace("_", " "))
+        self._tasks[stage] = self._bars.add_task(label, total=None, count="")
+        self._current = stage
+
+    def _finish(self) -> None:
+        """Fill the bar of a stage whose end nobody could foresee."""
+        if self._current:
+            done = max(self._done, 1)
+            self._bars.update(self._tasks[self._current], completed=done, total=done)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -121,8 +121,11 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
     place = store or load_settings().default_store()
     watch = _Stopwatch()
     documents = load_settings().cache_dir.expanduser() / "python-stdlib"
+    tell = progress or _nobody
+    tell("documents", 0, None)
     write_stdlib_documents(documents)
     watch.lap("documents")
+    tell("start", 0, None)
     run = find_runner()
     watch.lap("load_flow")
     reports = []
@@ -141,6 +144,7 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
             )
         )
         watch.lap("index" if layers else "index_without_rerouting")
+    tell("ask", 0, None)
     questions = read_questions()
     with (
         open_store(place, create=False) as opened,
@@ -203,6 +207,10 @@ def _record(answer: Answer, plain: Answer) -> dict[str, JSON]:
         "found_without_rerouting": plain.found,
         "modules_without_rerouting": [module_of(hit.document_id) for hit in plain.hits],
     }
+
+
+def _nobody(stage: str, done: int, total: int | None) -> None:
+    """Progress where nobody looks."""
 
 
 class _Stopwatch:

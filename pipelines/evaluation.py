@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def evaluate(
-    dataset: str | Path,
+    dataset: str | Path | RetrievalDataset,
     encoder: KVEncoder,
     *,
     chunking: ChunkingConfig | None = None,
@@ -115,7 +115,7 @@ def evaluate(
     find itself; equal ids alone mean nothing, for many sets number both from 1.
 
     Args:
-        dataset: Folder in the layout of BEIR.
+        dataset: Folder in the layout of BEIR, or one that was read already.
         encoder: Any layers setting; "auto" is resolved from the corpus.
         chunking: How documents are cut.
         progress: Told about every stage.
@@ -124,8 +124,8 @@ def evaluate(
         SourceError: the folder is not such a data set.
         TerminalError: ranx is not installed.
     """
+    judged = dataset if isinstance(dataset, RetrievalDataset) else read_dataset(dataset)
     require_ranx()
-    judged = read_dataset(dataset)
     corpus_ids, self_hits = _look_through(judged)
     judgements = _without_self_hits(judged.judgements, self_hits)
     source = open_source(str(judged.corpus), id_field="_id", text_field="text", title_field="title")
@@ -183,7 +183,7 @@ def top_documents(store: Store, physical: str, vector: NDArray[np.float32], limi
             query=vector.tolist(),
             limit=chunks,
             with_payload=["metadata.document_id"],
-            search_params=models.SearchParams(exact=True),
+            search_params=None if store.embedded else models.SearchParams(exact=True),
         ).points
         best: dict[str, float] = {}
         for hit in hits:

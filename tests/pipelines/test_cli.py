@@ -1,0 +1,237 @@
+"""The command line on real input: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import runners
+from pipelines.physical import resolve
+from pipelines.store import open_store
+from tests.pipelines.command_line import Command, handbook, kvembed
+
+__all__ = ["handbook", "kvembed"]
+
+
+def test_help_imports_neither_torch_nor_qdrant():
+    code = (
+        "import sys\n"
+        "from pipelines.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'qdrant_client', 'prefect', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+    assert all(
+        command in done.stdout
+        for command in ("index", "plan", "search", "status", "verify", "layers", "evaluate", "demo")
+    )
+
+
+def test_version_prints_the_installed_version(kvembed: Command):
+    assert kvembed("--version").out.strip() == f"kvembed {version('kvembed')}"
+
+
+def test_index_then_search_answers_with_the_documents(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    indexed = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir)
+    assert indexed.code == 0
+    assert "3 added" in indexed.out
+    assert "at half depth" in indexed.out  # three documents are too few to choose layers from
+
+    found = kvembed("search", "hb", "flour and water", "--json")
+    assert found.code == 0
+    assert found.json["collection"] == "hb"
+    assert found.json["query"] == "flour and water"
+    assert {hit["document_id"] for hit in found.json["hits"]} == {"bread.md", "ice.md", "ships.txt"}
+    assert all(set(hit) == {"document_id", "score", "text", "metadata"} for hit in found.json["hits"])
+    assert [hit["score"] for hit in found.json["hits"]] == sorted(
+        (hit["score"] for hit in found.json["hits"]), reverse=True
+    )
+
+    shown = kvembed("search", "hb", "flour and water", "-k", "1")
+    assert shown.out.startswith("1. ")
+    assert "2. " not in shown.out
+
+
+def test_index_again_without_model_embeds_nothing(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    """Options that are not given must come from the collection, not from the defaults."""
+    kvembed(
+        "index",
+        handbook,
+        "-c",
+        "hb",
+        "--model",
+        tiny_model_dir,
+        "--layers",
+        "1",
+        "--pooling",
+        "mean",
+        "--prefix-bias",
+        "0.5",
+        "--max-length",
+        "128",
+        "--max-tokens",
+        "40",
+    )
+    again = kvembed("index", handbook, "-c", "hb", "--json")
+    assert again.code == 0
+    assert again.json["documents_unchanged"] == 3
+    assert again.json["chunks_embedded"] == again.json["points_written"] == 0
+    state = kvembed("status", "hb", "--json").json["collections"][0]
+    assert state["encoder"]["layers"] == [1]
+    assert state["encoder"]["pooling"] == "mean"
+    assert state["encoder"]["prefix_bias"] == 0.5
+    assert state["encoder"]["max_length"] == 128
+    assert state["chunking"]["max_tokens"] == 40
+    assert "Nothing changed" in kvembed("index", handbook, "-c", "hb").out
+
+
+def test_index_other_prefix_bias_names_both_values(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    refused = kvembed("index", handbook, "-c", "hb", "--prefix-bias", "2", "--json")
+    assert refused.code == 1
+    assert refused.json["error"]["type"] == "EncoderMismatchError"
+    assert "prefix_bias: stored 1.0, given 2.0" in refused.json["error"]["message"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_index_records_takes_the_fields_named(kvembed: Command, tmp_path: Path, tiny_model_dir: Path, suffix: str):
+    rows = [{"key": f"k{number}", "words": f"text number {number}", "head": f"Head {number}"} for number in range(3)]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    fields = ("--id-field", "key", "--text-field", "words", "--title-field", "head")
+    indexed = kvembed("index", path, "-c", "rows", "--model", tiny_model_dir, "--layers", "1", *fields, "--json")
+    assert indexed.code == 0
+    assert indexed.json["documents_added"] == 3
+    hit = kvembed("search", "rows", "text", "-k", "1", "--json").json["hits"][0]
+    assert hit["document_id"].startswith("k")
+    assert hit["metadata"]["title"].startswith("Head")
+
+
+def test_plan_tells_and_writes_nothing(kvembed: Command, handbook: Path, tiny_model_dir: Path, tmp_path: Path):
+    planned = kvembed("plan", handbook, "-c", "hb", "--model", tiny_model_dir, "--json")
+    assert planned.code == 0
+    assert sorted(planned.json["added"]) == ["bread.md", "ice.md", "ships.txt"]
+    assert planned.json["chunks_to_embed"] == 3
+    assert not (tmp_path / ".kvembed").exists(), "a plan must not even make a store"
+
+    kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    (handbook / "ice.md").write_text("# Ice\n\nIce is frozen water.\n")
+    (handbook / "ships.txt").unlink()
+    (handbook / "new.md").write_text("new")
+    shown = kvembed("plan", handbook, "-c", "hb").out
+    assert "add    new.md" in shown
+    assert "change ice.md" in shown
+    assert "delete ships.txt" in shown
+    assert kvembed("status", "--json").json["collections"][0]["documents"] == 3
+
+
+def test_index_with_a_binary_file_ends_with_3(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    (handbook / "bad.md").write_bytes(b"\x00\x01\x02")
+    indexed = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    assert indexed.code == 3
+    assert "bad.md" in indexed.out
+    assert "3 added, 1 quarantined" in indexed.out
+    assert kvembed("index", handbook, "-c", "hb", "--json").code == 3
+
+
+def test_verify_missing_points_fails_and_says_how_many(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    good = kvembed("verify", "hb")
+    assert good.code == 0
+    assert "ok" in good.out
+    with open_store(".kvembed") as store:
+        physical = resolve(store, "hb")
+        assert physical
+        points, _ = store.client.scroll(physical, limit=1)
+        store.client.delete(physical, points_selector=[points[0].id])
+    bad = kvembed("verify", "hb", "--json")
+    assert bad.code == 1
+    assert bad.json["ok"] is False
+    assert bad.json["missing_points"] == 1
+
+
+def test_status_of_an_empty_store_says_what_to_do(kvembed: Command):
+    with open_store(".kvembed"):
+        pass
+    assert "kvembed index" in kvembed("status").out
+    assert kvembed("status", "--json").json == {"collections": []}
+
+
+def test_layers_prints_the_profile_and_writes_a_picture(kvembed: Command, tiny_model_dir: Path, tmp_path: Path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"sentence {number} about {'ice' if number % 2 else 'bread'}\n" for number in range(30)))
+    shown = kvembed("layers", tiny_model_dir, "--texts", texts, "--out", "profile.png")
+    assert shown.code == 0
+    assert "re-routed" in shown.out
+    assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
+    record = kvembed("layers", tiny_model_dir, "--texts", texts, "--json").json
+    assert len(record["dimensions"]) == 4
+    assert record["model"] == tiny_model_dir.name
+    assert record["picture"] == "layers.png"
+
+
+def test_json_stdout_stays_one_document_whatever_a_library_prints(
+    kvembed: Command, handbook: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import pipelines.ingestion as ingestion
+
+    original = ingestion.ingest
+
+    def chatty(*args: object, **kwargs: object) -> object:
+        sys.stdout.write("a library speaks\n")
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingestion, "ingest", chatty)
+    indexed = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1", "--json")
+    assert indexed.json["documents_added"] == 3
+    assert "a library speaks" in indexed.err
+
+
+def test_index_through_flow_hands_everything_on(
+    kvembed: Command, handbook: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The flow loads the encoder itself, so every option must reach it."""
+    given: dict[str, object] = {}
+
+    def runner(**arguments: object) -> None:
+        given.update(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("pipelines.cli_index.find_runner", lambda: runner)
+    kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1,2", "--prefix-bias", "0.5",
+            "--flow", "--delete", "none", "--device", "cpu", "--max-tokens", "33")  # fmt: skip
+    assert given["source"] == str(handbook)
+    assert given["store"] == "./.kvembed"
+    assert given["name"] == "hb"
+    assert given["model"] == str(tiny_model_dir)
+    assert given["layers"] == (1, 2)
+    assert given["encoder"]["prefix_bias"] == 0.5  # type: ignore[index]
+    assert given["chunking"].max_tokens == 33  # type: ignore[attr-defined]
+    assert given["delete"] == "none"
+    assert given["device"] == "cpu"
+
+
+def test_index_through_flow_without_its_entry_point_says_so(
+    kvembed: Command, handbook: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runners, "entry_points", lambda **_: [])
+    refused = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--flow")
+    assert refused.code == 1
+    assert "is not installed" in refused.err
+
+
+def test_runner_entry_point_is_installed():
+    assert callable(runners.find_runner)
+    assert [found.value for found in runners.entry_points(group=runners.GROUP)] == ["flows.index:run_index"]
