@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,9 +90,9 @@ def make_encoder(tiny_model_dir: Path) -> Callable[..., KVEncoder]:
     return build
 
 
-@pytest.fixture(autouse=True)
-def _no_trace_outside_the_test(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _no_trace_outside_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the registry of models, which ingestion writes into the user's cache, in a folder of the test run."""
-    monkeypatch.setenv("KVEMBED_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVEMBED_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
