@@ -168,7 +168,7 @@ def _served() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # A second run in this process needs a new application: a cached one does not start its services again.
         app = create_app(ephemeral=True, ignore_cache=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
         # Prefect's settings live in a context variable, which a new thread does not inherit.
         thread = threading.Thread(
             target=contextvars.copy_context().run, args=(server.run, [listener]), name="prefect-api", daemon=True
