@@ -1,6 +1,6 @@
 # Every target sets itself up; nothing needs an activated environment. `make setup` by hand is never necessary.
 # The exact versions are those of 3.11, so it goes before whatever python3 is.
-PYTHON ?= $(shell for name in python3.11 python3; do $$name -c '' 2>/dev/null && echo $$name && break; done)
+PYTHON ?= $(or $(shell for name in python3.11 python3; do $$name -c "" 2>/dev/null && echo $$name && break; done),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
