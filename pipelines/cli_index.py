@@ -86,10 +86,10 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
     with open_store_to_look(request.store) as store:
         manifest = _manifest(store, request.collection)
     config = request.choice.config(manifest)
-    with terminal.waiting("starting the flow"):
+    with terminal.progress() as progress:
+        progress("start", 0, None)
         run = find_runner()
         prepare_models(request.device)
-    with terminal.progress() as progress:
         return run(
             source=request.source,
             store=request.store or load_settings().default_store(),

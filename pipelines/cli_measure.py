@@ -41,9 +41,10 @@ def layers(
         from kvembed.models import portable_name
         from pipelines import rendering_measures as rendering
 
-        sample = _texts_of(texts)
+        sample = _lines_of(texts) if texts is not None else None
         with terminal.waiting(f"loading {model}"):
             encoder = load_encoder(choice.config(), device)
+            sample = _stdlib_paragraphs() if sample is None else sample
         with terminal.waiting(f"measuring {encoder.num_layers} layers on {len(sample):,} texts"):
             profile = select_layers(encoder, sample)
         try:
@@ -115,16 +116,18 @@ def demo(
         terminal.emit(result.to_dict(), rendering.demo_result(result))
 
 
-def _texts_of(path: Path | None) -> list[str]:
-    """Read a sample: lines of a file, or paragraphs of the standard library's documentation."""
-    if path is None:
-        from pipelines.stdlib_docs import stdlib_documents
-
-        paragraphs = (part for _, text in stdlib_documents() for part in text.split("\n\n"))
-        long_enough = [part for part in paragraphs if len(part.split()) >= 8]
-        return long_enough[:: max(1, len(long_enough) // _MOST_TEXTS)][:_MOST_TEXTS]
+def _lines_of(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"texts cannot be read from {path}: {error}; give a UTF-8 file, one text per line") from error
     return [line for line in lines if line.strip()]
+
+
+def _stdlib_paragraphs() -> list[str]:
+    """Take about a thousand paragraphs from all over the standard library's documentation."""
+    from pipelines.stdlib_docs import stdlib_documents
+
+    paragraphs = (part for _, text in stdlib_documents() for part in text.split("\n\n"))
+    long_enough = [part for part in paragraphs if len(part.split()) >= 8]
+    return long_enough[:: max(1, len(long_enough) // _MOST_TEXTS)][:_MOST_TEXTS]

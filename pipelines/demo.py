@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kvembed.models import DEMO_MODEL
-from pipelines.errors import JSON
+from pipelines.errors import JSON, EncoderMismatchError
 from pipelines.retrieval import open_collection
 from pipelines.runners import find_runner
 from pipelines.settings import load_settings
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
     from pipelines.report import IngestReport, Progress, SearchHit
     from pipelines.retrieval import OpenCollection
+    from pipelines.runners import Runner
+Layers: TypeAlias = Literal["auto"] | tuple[int, ...]
+
 COLLECTION = "python-stdlib"
 """Filled with the layers that TwoNN chooses."""
 PLAIN_COLLECTION = "python-stdlib-plain"
 """The same documents and model without re-routing, to compare with."""
+_PLANS: tuple[tuple[str, Layers], ...] = ((COLLECTION, "auto"), (PLAIN_COLLECTION, ()))
 DEPTH = 5
 """A question counts as answered when a right module is among so many first modules."""
 
@@ -129,20 +133,8 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
     run = find_runner()
     watch.lap("load_flow")
     reports = []
-    plans: tuple[tuple[str, Literal["auto"] | tuple[int, ...]], ...] = ((COLLECTION, "auto"), (PLAIN_COLLECTION, ()))
-    for name, layers in plans:
-        reports.append(
-            run(
-                str(documents),
-                place,
-                name,
-                DEMO_MODEL,
-                layers=layers,
-                delete="all",
-                device=device,
-                progress=progress,
-            )
-        )
+    for name, layers in _PLANS:
+        reports.append(_index(run, str(documents), place, name, layers, device, progress))
         watch.lap("index" if layers else "index_without_rerouting")
     tell("ask", 0, None)
     questions = read_questions()
@@ -154,6 +146,16 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
         answers, plain = _ask(routed, questions), _ask(unrouted, questions)
     watch.lap("ask")
     return DemoResult(str(documents), place, reports[0], reports[1], answers, plain, watch.laps)
+
+
+def _index(
+    run: Runner, documents: str, store: str, name: str, layers: Layers, device: str | None, progress: Progress | None
+) -> IngestReport:
+    try:
+        return run(documents, store, name, DEMO_MODEL, layers=layers, delete="all", device=device, progress=progress)
+    except EncoderMismatchError as error:
+        advice = "another version of the bundled model filled it; give the demo a new --store"
+        raise EncoderMismatchError(error.collection, error.differences, advice) from error
 
 
 def read_questions() -> list[Question]:

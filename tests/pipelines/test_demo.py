@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,28 @@ REMOVED = {"aifc", "asynchat", "asyncore", "audioop", "cgi", "cgitb", "chunk", "
 }  # fmt: skip
 
 
-def test_questions_are_enough_and_labelled_with_modules_that_exist():
+@pytest.fixture(scope="module")
+def library() -> Mapping[str, str]:
+    """Documentation of this Python's standard library, by module."""
+    loaded = set(sys.modules)
+    texts = dict(stdlib_documents())
+    assert not {name for name in set(sys.modules) - loaded if name in texts}, "modules are read, never imported"
+    return texts
+
+
+def test_stdlib_documents_of_this_python_are_as_many_tokens_as_promised(library: Mapping[str, str]):
+    assert len(library) > 200
+    assert 350_000 < sum(map(len, library.values())) < 700_000  # 100,000 to 200,000 tokens
+
+
+def test_questions_are_enough_and_labelled_with_modules_that_exist(library: Mapping[str, str]):
     questions = read_questions()
     assert len(questions) >= 30
     assert len({question.question for question in questions}) == len(questions)
     assert sum(question.shown for question in questions) == 6
-    modules = {name for name, _ in stdlib_documents()}
     for question in questions:
         assert question.modules
-        assert question.modules <= modules, question
+        assert question.modules <= set(library), question
         assert question.modules - REMOVED, question
 
 
