@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,18 +11,29 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from kvembed.errors import ReroutingNotAppliedError, UnsupportedModelError
-from kvembed.models import resolve_model
+from kvembed.config import EncoderConfig
+from kvembed.errors import ConfigError, ReroutingNotAppliedError, UnsupportedModelError
+from kvembed.models import ModelHashes, model_hashes, resolve_model
+from kvembed.probe import probe
 from kvembed.prompts import plain_tokenizer
 from kvembed.rerouting import ATTENTION_NAME, Rerouting
 
 AttentionForm = Literal["blend", "concatenated"]
+
+_LOADING_ERRORS = (
+    *(ValueError, TypeError, AttributeError, RuntimeError, LookupError, OSError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+# transformers' progress bars, verbosity and default dtype are global while it loads.
+_loading = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,8 @@ class Backbone:
         dimension: E, size of a hidden state.
         num_layers: Layers of the decoder.
         reroutable: Layers whose attention goes through the registry, ascending.
-        max_positions: Longest sequence the model was made for, or None if it does not say.
+        max_positions: Longest sequence on which a state does not depend on its batch, or None if there is no limit.
+        hashes: Of the files these weights came from.
     """
 
     model: PreTrainedModel
@@ -42,6 +56,7 @@ class Backbone:
     num_layers: int
     reroutable: tuple[int, ...]
     max_positions: int | None
+    hashes: ModelHashes
 
     @property
     def device(self) -> torch.device:
@@ -63,31 +78,53 @@ def load_backbone(model: str, *, revision: str | None, dtype: str, device: str |
         UnsupportedModelError: not a decoder, no fast tokenizer, or attention outside transformers' registry.
     """
     folder = resolve_model(model, revision)
+    hashes = model_hashes(folder)
     target = torch.device(device) if device is not None else default_device()
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if getattr(config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(model, "it is an encoder-decoder; give a decoder-only language model")
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = _load_tokenizer(folder, model)
         loaded = _load_quietly(folder, model, dtype)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModelError(model, f"transformers cannot load it: {reason}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UnsupportedModelError(model, "it has no fast tokenizer (tokenizer.json), which character offsets need")
+    except _LOADING_ERRORS as error:
+        raise UnsupportedModelError(model, f"transformers cannot load it: {_reason(error)}") from error
     loaded.eval()  # type: ignore[no-untyped-call]
     base = loaded.requires_grad_(False)
     base.to(target)  # type: ignore[arg-type]
     text_config = base.config.get_text_config(decoder=True)
-    reroutable = _probe(base, model)
     return Backbone(
         model=base,
-        tokenizer=plain_tokenizer(tokenizer.backend_tokenizer.to_str()),
+        tokenizer=tokenizer,
         dimension=int(text_config.hidden_size),
         num_layers=int(text_config.num_hidden_layers),
-        reroutable=reroutable,
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        reroutable=probe(base, model, tokenizer.get_vocab_size()),
+        max_positions=_position_limit(text_config),
+        hashes=hashes,
     )
+
+
+def check_fit(config: EncoderConfig, backbone: Backbone) -> None:
+    """Refuse layers and lengths that the model does not have, before any text is embedded.
+
+    Raises:
+        ConfigError: naming what came and what is legal.
+    """
+    limit = backbone.max_positions
+    if limit is not None and config.max_length > limit:
+        raise ConfigError(
+            f"max_length is {config.max_length}, but the model keeps its arithmetic over {limit} positions; "
+            f"use EncoderConfig(model=..., max_length={limit}) or less"
+        )
+    if config.layers == "auto":
+        return
+    last = backbone.num_layers - 1
+    for layer in config.layers:
+        if layer > last:
+            raise ConfigError(
+                f"re-routing layer {layer} is outside 0..{last} (model has {backbone.num_layers} layers); "
+                'pass layers="auto" or indices in range'
+            )
+        if layer not in backbone.reroutable:
+            raise ConfigError(
+                f"layer {layer} has no full attention to re-route; this model can re-route {backbone.reroutable}"
+            )
 
 
 def default_device() -> torch.device:
@@ -141,9 +178,36 @@ def rerouted_states(
     return states
 
 
+def _load_tokenizer(folder: Path, model: str) -> Tokenizer:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(model, "it is an encoder-decoder; give a decoder-only language model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UnsupportedModelError(model, "it has no fast tokenizer (tokenizer.json), which character offsets need")
+    return plain_tokenizer(tokenizer.backend_tokenizer.to_str())
+
+
+def _position_limit(config: PretrainedConfig) -> int | None:
+    """Longest text; LongRoPE changes its factors with the longest row of a batch, so it stops where they change."""
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    settings = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if any(setting.get("rope_type") == "longrope" for setting in settings):
+        original = [setting.get("original_max_position_embeddings") for setting in settings]
+        return min([limit or sys.maxsize, *(int(value) for value in original if value)])
+    return limit
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):
+        return "its attention does not use transformers' registry"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _load_quietly(folder: Path, name: str, dtype: str) -> PreTrainedModel:
     """Load the base model; a weight that the files lack would be random, so it is an error and no warning."""
-    with _quiet_transformers():
+    with _loading, _quiet_transformers():
         model, info = AutoModel.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -169,25 +233,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@torch.inference_mode()
-def _probe(model: PreTrainedModel, name: str) -> tuple[int, ...]:
-    """Return the layers that can re-route; refuse a model that is not causal or does not use the registry."""
-    vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
-    ids = torch.arange(1, 6, device=model.device)[None] % vocabulary
-    changed = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % vocabulary], dim=1)
-    last = torch.tensor([4], device=model.device)
-    try:
-        state = Rerouting(frozenset(), last)
-        plain = model(input_ids=ids, use_cache=False, rerouting=state).last_hidden_state
-        other = model(input_ids=changed, use_cache=False, rerouting=Rerouting(frozenset(), last)).last_hidden_state
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UnsupportedModelError(name, f"its forward pass refused a probe of 5 tokens: {error}") from error
-    if not state.seen:
-        raise UnsupportedModelError(
-            name, "no causal attention layer of it goes through transformers' attention registry; give a decoder"
-        )
-    if not torch.allclose(plain[:, :-1].float(), other[:, :-1].float(), rtol=1e-3, atol=1e-3):
-        raise UnsupportedModelError(name, "a later token changes earlier states, so it is not a causal decoder")
-    return tuple(sorted(state.seen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
@@ -82,7 +83,7 @@ class EncoderConfig:
         object.__setattr__(self, "prefix_bias", _checked_bias(self.prefix_bias))
         _check_template("query_template", self.query_template)
         _check_template("document_template", self.document_template)
-        if not self.model:
+        if not isinstance(self.model, str) or not self.model:  # type: ignore[redundant-expr]
             raise ConfigError(f"model is {self.model!r}; give a folder or a hub id such as 'Qwen/Qwen3-4B'")
         if not _is_count(self.max_length):
             raise ConfigError(f"max_length is {self.max_length!r}; it must be a whole number of tokens, at least 1")
@@ -118,12 +119,17 @@ class EncoderConfig:
         values = dict(record)
         if isinstance(layers := values.get("layers"), list):
             values["layers"] = tuple(layers)  # type: ignore[assignment]
+        if "model" not in values:
+            raise ConfigError("model is missing; give a folder or a hub id such as 'Qwen/Qwen3-4B'")
         return cls(**values)  # type: ignore[arg-type]
 
-    def identity(self) -> dict[str, JSON]:
+    def identity(self, hashes: ModelHashes | None = None) -> dict[str, JSON]:
         """Return every field and the hashes of the model's files, as a collection's manifest stores them.
 
         The model stands under a name that means the same on every machine, never under a path.
+
+        Args:
+            hashes: Of the model as it was loaded; None hashes the files as they lie there now.
 
         Raises:
             LayersUnresolvedError: layers is "auto".
@@ -131,8 +137,8 @@ class EncoderConfig:
         """
         if self.layers == "auto":
             raise LayersUnresolvedError
-        hashes = model_hashes(resolve_model(self.model, self.revision))
-        return {**self.to_dict(), "model": portable_name(self.model), **_named(hashes), "method": METHOD}
+        found = hashes or model_hashes(resolve_model(self.model, self.revision))
+        return {**self.to_dict(), "model": portable_name(self.model), **_named(found), "method": METHOD}
 
     def fingerprint(self) -> str:
         """Hash everything that changes a vector, and nothing else.
@@ -168,13 +174,16 @@ def _named(hashes: ModelHashes) -> dict[str, JSON]:
 
 
 def _checked_layers(layers: object) -> Layers:
-    if layers == "auto":
+    if isinstance(layers, str) and layers == "auto":
         return "auto"
     legal = 'it must be "auto" or a tuple of layer numbers counted from 0, such as (2, 3)'
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise ConfigError(f"layers is {layers!r}; {legal}")
-    numbers = list(layers)
-    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
+    try:
+        numbers = [operator.index(number) for number in layers if not isinstance(number, bool)]
+    except TypeError:
+        raise ConfigError(f"layers is {layers!r}; {legal}") from None
+    if len(numbers) < len(list(layers)) or any(number < 0 for number in numbers):
         raise ConfigError(f"layers is {layers!r}; {legal}")
     return tuple(sorted(set(numbers)))
 
@@ -192,12 +201,12 @@ def _is_count(number: object) -> bool:
 
 def _checked_bias(prefix_bias: object) -> float:
     try:
-        number = float(prefix_bias)  # type: ignore[arg-type]
+        number = math.nan if isinstance(prefix_bias, bool) else float(prefix_bias)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if math.isnan(number) or number == math.inf:
         raise ConfigError(f"prefix_bias is {prefix_bias!r}; it must be a finite number, or -inf for no re-routing")
-    return number
+    return number + 0.0  # -0.0 adds nothing else than 0.0
 
 
 def _check_template(name: str, template: object) -> None:

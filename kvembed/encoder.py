@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kvembed.backbone import AttentionForm, Backbone, load_backbone, rerouted_states, right_padded
+from kvembed.backbone import AttentionForm, Backbone, check_fit, load_backbone, rerouted_states, right_padded
 from kvembed.batching import token_budget_batches
-from kvembed.config import EncoderConfig, Layers
-from kvembed.errors import ConfigError, LayersUnresolvedError, NonFiniteVectorError
+from kvembed.config import JSON, EncoderConfig, Layers, fingerprint_of
+from kvembed.errors import ConfigError, LayersUnresolvedError, NonFiniteVectorError, UnsupportedModelError
 from kvembed.pooling import pool
 from kvembed.prompts import CompressionPrompt, PromptedText, Role
 
@@ -88,7 +88,7 @@ class KVEncoder:
         return encoder
 
     def _setup(self, config: EncoderConfig, backbone: Backbone, batch_tokens: int | None, form: AttentionForm) -> None:
-        _check_fit(config, backbone)
+        check_fit(config, backbone)
         if batch_tokens is not None and batch_tokens < 1:
             raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1, or None")
         self._config = config
@@ -112,8 +112,12 @@ class KVEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Stable hash of everything that changes a vector; an error while layers is "auto"."""
-        return self._config.fingerprint()
+        """`EncoderConfig.fingerprint` of the weights in memory; an error while layers is "auto"."""
+        return fingerprint_of(self.identity())
+
+    def identity(self) -> dict[str, JSON]:
+        """Return `EncoderConfig.identity` of the weights in memory, whatever lies in their folder by now."""
+        return self._config.identity(self._backbone.hashes)
 
     @property
     def num_layers(self) -> int:
@@ -189,12 +193,21 @@ class KVEncoder:
 
         Returns:
             (B, E) float32.
+
+        Raises:
+            ValueError: the shapes differ or are not (B, T), or a row has no real token.
+            NonFiniteVectorError: the model produced NaN or infinity.
         """
         self._layers()
+        if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
+            shapes = f"{tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
+            raise ValueError(f"input_ids and attention_mask have shapes {shapes}; both must be (B, T)")
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        if not all(rows):
-            raise ConfigError("a row of attention_mask has no real token; give at least one per row")
-        return self._embed(rows).cpu().numpy()
+        if not rows or not all(rows):
+            raise ValueError("a row of attention_mask has no real token, or there is no row; give at least one of each")
+        vectors: NDArray[np.float32] = self._embed(rows).cpu().numpy()
+        self._refuse_non_finite(vectors)
+        return vectors
 
     def last_token_states(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return what layer selection looks at: each layer's output at the last token, without re-routing.
@@ -239,7 +252,11 @@ class KVEncoder:
         ids, last = right_padded(sequences, self.device)
         output = self._backbone.model(input_ids=ids, use_cache=False, output_hidden_states=True)
         rows = torch.arange(len(sequences), device=self.device)
-        return torch.stack([states[rows, last].float() for states in output.hidden_states[1:]])
+        layers = output.hidden_states[1:]
+        expected = (*ids.shape, self.dimension)
+        if len(layers) != self.num_layers or any(states.shape != expected for states in layers):
+            raise UnsupportedModelError(self._config.model, "it does not show one state per layer; name the layers")
+        return torch.stack([states[rows, last].float() for states in layers])
 
     def _refuse_non_finite(self, vectors: NDArray[np.float32]) -> None:
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -258,24 +275,10 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
     for index, text in enumerate(checked):
         if not isinstance(text, str):
             raise TypeError(f"texts[{index}] is of type {type(text).__name__}; every text must be a str")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"texts[{index}] has half a character (a lone surrogate) at {error.start}; repair it where it is made"
+            ) from None
     return checked
-
-
-def _check_fit(config: EncoderConfig, backbone: Backbone) -> None:
-    """Refuse what the model cannot do, before any text is embedded."""
-    limit = backbone.max_positions
-    if limit is not None and config.max_length > limit:
-        raise ConfigError(f"max_length is {config.max_length}, but the model has {limit} positions; give at most that")
-    if config.layers == "auto":
-        return
-    last = backbone.num_layers - 1
-    for layer in config.layers:
-        if layer > last:
-            raise ConfigError(
-                f"re-routing layer {layer} is outside 0..{last} (model has {backbone.num_layers} layers); "
-                'pass layers="auto" or indices in range'
-            )
-        if layer not in backbone.reroutable:
-            raise ConfigError(
-                f"layer {layer} has no full attention to re-route; this model can re-route {backbone.reroutable}"
-            )

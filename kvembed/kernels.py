@@ -21,7 +21,7 @@ class AttentionInputs:
     Attributes:
         query: (B, H, T, D), after rotary embedding.
         key: (B, G, T, D), after rotary embedding.
-        value: (B, G, T, D).
+        value: (B, G, T, D), or of another head size than the key's (multi-head latent attention).
         scale: Factor of the logits, mostly 1/sqrt(D).
         mask: (B or 1, H or 1, T, T), True or 0 where a query may look; None means causal.
         softcap: Bound c of logits x -> c tanh(x/c), or None.
@@ -49,7 +49,8 @@ def attention_with_lse(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """Run masked attention on the fastest kernel that computes it exactly.
 
     Returns:
-        Output (B, H, T, D) in the query's dtype and log-sum-exp (B, H, T) in float32 (float64 for float64 input).
+        Output (B, H, T, D of the value) in the query's dtype and log-sum-exp (B, H, T), float32 or, for float64
+        input, float64.
     """
     output, lse = _kernel_for(inputs)(inputs)
     return _with_sinks(output, lse, inputs.sinks)
@@ -79,10 +80,17 @@ def math_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
 def cpu_flash_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """PyTorch's fused CPU kernel; wants an additive mask in the query's dtype."""
     mask = None if inputs.mask is None else _additive_mask(inputs, inputs.query.dtype)
+    size = max(inputs.key.shape[-1], inputs.value.shape[-1])
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        inputs.query, inputs.key, inputs.value, 0.0, inputs.mask is None, attn_mask=mask, scale=inputs.scale
+        _widened(inputs.query, size),
+        _widened(inputs.key, size),
+        _widened(inputs.value, size),
+        0.0,
+        inputs.mask is None,
+        attn_mask=mask,
+        scale=inputs.scale,
     )
-    return output, lse
+    return output[..., : inputs.value.shape[-1]], lse
 
 
 def cuda_flash_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
@@ -115,9 +123,15 @@ def _kernel_for(inputs: AttentionInputs) -> Kernel:
         return cpu_flash_attention
     if query.device.type == "cuda":
         half = query.dtype in (torch.float16, torch.bfloat16)
-        fits_flash = half and inputs.mask is None and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+        size = query.shape[-1]
+        fits_flash = half and inputs.mask is None and size == inputs.value.shape[-1] <= 256 and size % 8 == 0
         return cuda_flash_attention if fits_flash else cuda_efficient_attention
     return math_attention
+
+
+def _widened(tensor: Tensor, size: int) -> Tensor:
+    """Pad the head size with zeros, which add nothing to any product; the fused kernel wants one size for all."""
+    return tensor if tensor.shape[-1] == size else torch.nn.functional.pad(tensor, (0, size - tensor.shape[-1]))
 
 
 def _with_sinks(output: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +17,26 @@ DEMO_MODEL = "kvembed/demo"
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 _NEEDED = ["*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+# Second copies of the weights: an original checkpoint, an ONNX export.
+_NOT_NEEDED = ["*/*", "consolidated*"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
-_TOKENIZER_SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "bos_token", "eos_token", "legacy")
+# Fields of tokenizer_config.json that leave the token ids of a text as they are.
+_INERT_TOKENIZER = frozenset(
+    {"chat_template", "model_max_length", "padding_side", "truncation_side", "name_or_path", "processor_class"}
+    | {"clean_up_tokenization_spaces", "backend", "is_local"}
+)
 # Fields of config.json that leave the hidden states as they are.
-_INERT = frozenset(
+_INERT_CONFIG = frozenset(
     {"_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache", "model_id"}
     | {"attn_implementation", "_attn_implementation", "tie_word_embeddings", "output_hidden_states"}
     | {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "auto_map", "output_attentions"}
+    | {"attention_dropout", "hidden_dropout", "id2label", "label2id", "pretraining_tp", "return_dict"}
+    | {"problem_type", "classifier_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "use_bfloat16"}
 )
+# Language-model heads, and a table that transformers computes again.
+_UNUSED_TENSORS = ("lm_head.", "embed_out.")
+_RECOMPUTED = ".rotary_emb.inv_freq"
+_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,12 @@ class ModelHashes:
     """SHA-256 digests, 64 hexadecimal digits each, of what a model's hidden states depend on."""
 
     weights: str
-    """Names, types, shapes and bytes of all tensors but the language-model head, however they are sharded."""
+    """Names, types, shapes and bytes of the base model's tensors, however they are sharded."""
     tokenizer: str
     """Tokenizer files and the settings that add tokens, without stored truncation or padding."""
     architecture: str
-    """config.json without the fields that do not reach the hidden states."""
+    """config.json without the fields that do not reach the hidden states. Two spellings of one architecture, such as
+    those of transformers 4 and 5, have two hashes."""
 
 
 def resolve_model(model: str, revision: str | None = None) -> Path:
@@ -52,41 +64,72 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
     """
     if model == DEMO_MODEL:
         return _checked(_DEMO_FOLDER, model)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return _checked(folder, model)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or folder.exists():
+    if (local := _local_folder(model)) is not None:
+        return _checked(local, model)
+    folder = Path(model)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or _exists(folder):
         raise ModelNotFoundError(model, "not a folder; give a folder with config.json and *.safetensors, or a hub id")
     return _checked(_downloaded(model, revision), model)
 
 
 def portable_name(model: str) -> str:
     """Return a name that means the same on every machine: hub ids as they are, of a folder its last part."""
-    folder = Path(model).expanduser()
-    return folder.resolve().name if model != DEMO_MODEL and folder.is_dir() else model
+    folder = None if model == DEMO_MODEL else _local_folder(model)
+    return model if folder is None else folder.resolve().name
 
 
 def model_hashes(folder: Path) -> ModelHashes:
     """Hash the files of a model; repeated calls on unchanged files are answered from memory.
 
     Raises:
-        UnsupportedModelError: no safetensors weights.
+        UnsupportedModelError: a file is damaged.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".txt"))
+    kinds = (".json", ".safetensors", ".model", ".txt")
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds and path.is_file())
     stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return _hashes(folder.resolve(), stamps)
+    try:
+        return _hashes(folder.resolve(), stamps)
+    except (ValueError, KeyError, TypeError, OSError, struct.error) as error:
+        reason = f"its files cannot be read ({type(error).__name__}: {error}); copy or download them again"
+        raise UnsupportedModelError(folder.name, reason) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model, in name order."""
-    return sorted(folder.glob("*.safetensors"))
+    """Return the files that transformers loads, in its order of preference; other safetensors are not the model.
+
+    Raises:
+        OSError: the index cannot be read.
+        ValueError: the index is no JSON.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return sorted({folder / name for name in shards})
+
+
+def _local_folder(model: str) -> Path | None:
+    try:
+        folder = Path(model).expanduser()
+        return folder if folder.is_dir() else None
+    except (RuntimeError, OSError):  # no such user, or a name no file system takes
+        return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _checked(folder: Path, model: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(model, "the folder has no config.json; give a model in Hugging Face layout")
-    if not weight_files(folder):
-        raise UnsupportedModelError(model, "the folder has no *.safetensors; convert the weights to safetensors first")
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModelError(model, "the folder has an adapter; merge it into the weights first")
+    if not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+        raise UnsupportedModelError(model, "the folder has no model.safetensors; convert the weights to safetensors")
     return folder
 
 
@@ -95,7 +138,7 @@ def _downloaded(model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_NEEDED))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_NEEDED, ignore_patterns=_NOT_NEEDED))
     except HFValidationError:
         raise ModelNotFoundError(model, "neither a folder nor a legal hub id such as 'Qwen/Qwen3-4B'") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -118,7 +161,7 @@ def _weights_hash(folder: Path) -> str:
         (name, digest)
         for path in weight_files(folder)
         for name, digest in _tensor_digests(path)
-        if not name.startswith("lm_head.")
+        if not name.startswith(_UNUSED_TENSORS) and not name.endswith(_RECOMPUTED)
     )
     # LlamaModel saves `layers.0…`, LlamaForCausalLM `model.layers.0…`: the same base model.
     prefixes = {name.partition(".")[0] for name, _ in entries}
@@ -129,18 +172,27 @@ def _weights_hash(folder: Path) -> str:
 
 def _tensor_digests(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (name, digest) per tensor, from the file's own layout: header length, JSON header, raw bytes."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        (header_length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + header_length])
+    with path.open("rb") as file:
+        (header_length,) = struct.unpack("<Q", file.read(8))
+        if header_length > path.stat().st_size:
+            raise ValueError(f"{path.name} is no safetensors file")
+        header = json.loads(file.read(header_length))
         header.pop("__metadata__", None)
-        view = memoryview(data)
         for name, entry in header.items():
-            begin, end = (8 + header_length + offset for offset in entry["data_offsets"])
+            begin, end = entry["data_offsets"]
+            file.seek(8 + header_length + begin)
             digest = hashlib.sha256(json.dumps([entry["dtype"], entry["shape"]]).encode())
-            with view[begin:end] as part:
-                digest.update(part)
+            for size in _block_sizes(end - begin):
+                block = file.read(size)
+                if len(block) < size:
+                    raise ValueError(f"{path.name} ends inside tensor {name}")
+                digest.update(block)
             yield name, digest.hexdigest()
-        view.release()
+
+
+def _block_sizes(total: int) -> Iterator[int]:
+    for start in range(0, total, _BLOCK):
+        yield min(_BLOCK, total - start)
 
 
 def _tokenizer_hash(folder: Path) -> str:
@@ -157,13 +209,20 @@ def _tokenizer_hash(folder: Path) -> str:
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         content = json.loads(settings.read_text(encoding="utf-8"))
-        parts.append({key: content[key] for key in _TOKENIZER_SETTINGS if key in content})
+        parts.append(_without(content, _INERT_TOKENIZER))
     return _digest(parts)
 
 
 def _architecture_hash(folder: Path) -> str:
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return _digest({key: value for key, value in content.items() if key not in _INERT})
+    return _digest(_without(content, _INERT_CONFIG))
+
+
+def _without(value: object, inert: frozenset[str]) -> object:
+    """Drop fields by name, also of nested objects."""
+    if isinstance(value, dict):
+        return {key: _without(inner, inert) for key, inner in value.items() if key not in inert}
+    return value
 
 
 def _digest(value: object) -> str:

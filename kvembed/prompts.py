@@ -47,6 +47,8 @@ class CompressionPrompt:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self.overhead = len(tokenizer.encode(self._wrap("")).ids)
+        if self.overhead == 0:
+            raise ConfigError(f"the prompt {template!r} gives an empty text no token at all; add words around {{text}}")
         if self.overhead >= max_length:
             raise ConfigError(
                 f"max_length is {max_length}, but the prompt {template!r} alone takes {self.overhead} tokens; "
@@ -76,12 +78,13 @@ class CompressionPrompt:
         if excess <= 0:
             return PromptedText(ids, 0)
         tail = self._tail_start(encoding, len(self._before) + len(text))
-        return PromptedText(ids[: tail - excess] + ids[tail:], excess)
+        return PromptedText(ids[: max(0, tail - excess)] + ids[tail:], excess)
 
     def _tail_start(self, encoding: TokenizerEncoding, content_end: int) -> int:
         """Index of the first token that belongs to the prompt's end, by character offsets."""
-        tail = len(encoding.ids)
-        while tail > 0 and (encoding.special_tokens_mask[tail - 1] or encoding.offsets[tail - 1][0] >= content_end):
+        special, offsets = encoding.special_tokens_mask, encoding.offsets  # each access copies the whole list
+        tail = len(offsets)
+        while tail > 0 and (special[tail - 1] or offsets[tail - 1][0] >= content_end):
             tail -= 1
         return tail
 

@@ -17,6 +17,7 @@ Source: KV-Embedding, arXiv 2601.01046; values marked (r) rest on public re-impl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,7 +66,7 @@ def rerouted_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     rerouting: Rerouting | None = None,
-    **_: object,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """Attention of one layer with the signature that transformers' registry calls.
 
@@ -80,11 +81,15 @@ def rerouted_attention(
         softcap: Soft cap of the logits (Gemma 2).
         s_aux: (H,) attention sinks (gpt-oss).
         rerouting: State of this call; None runs the stock attention.
-        **_: Further keywords of the registry, which causal inference does not need.
+        **options: Further keywords of the registry.
 
     Returns:
         (B, T, H, D) and None, since no attention weights are kept.
+
+    Raises:
+        ValueError: the layer's attention has a part that re-routing does not know.
     """
+    _refuse_foreign(query, key, options)
     layer = getattr(module, "layer_idx", None)
     if rerouting is not None and layer is not None and getattr(module, "is_causal", True):
         rerouting.seen.add(layer)
@@ -99,6 +104,15 @@ def rerouted_attention(
     else:
         output = attention_with_lse(inputs)[0]
     return output.transpose(1, 2).contiguous(), None
+
+
+def _refuse_foreign(query: Tensor, key: Tensor, options: Mapping[str, object]) -> None:
+    """Tensors beyond the usual change the result (sparse indices, position biases); they must not be dropped."""
+    foreign = sorted(name for name, value in options.items() if isinstance(value, Tensor) and name != "position_ids")
+    if foreign:
+        raise ValueError(f"its attention also takes {', '.join(foreign)}, which re-routing does not know")
+    if key.shape[2] != query.shape[2]:
+        raise ValueError(f"its attention has {key.shape[2]} keys for {query.shape[2]} tokens")
 
 
 def blended_attention(inputs: AttentionInputs, last_positions: Tensor, prefix_bias: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from qdrant_client import models
 
+from kvembed.config import fingerprint_of
 from pipelines.errors import CollectionNotFoundError, EncoderMismatchError, ForeignCollectionError
 from pipelines.ledger import Ledger
 from pipelines.manifest import CHUNKING, Manifest, differences, make_manifest, pipeline_hash, read_manifest
@@ -109,7 +110,9 @@ def adopt_layers(encoder: KVEncoder, manifest: Manifest) -> KVEncoder:
     return encoder.with_layers(manifest.layers) if encoder.config.layers == "auto" else encoder
 
 
-def check_same(collection: Collection, config: EncoderConfig, chunking: ChunkingConfig | None = None) -> None:
+def check_same(
+    collection: Collection, encoder: KVEncoder | EncoderConfig, chunking: ChunkingConfig | None = None
+) -> None:
     """Refuse an encoder or a chunking that did not fill this collection.
 
     Raises:
@@ -117,8 +120,9 @@ def check_same(collection: Collection, config: EncoderConfig, chunking: Chunking
     """
     stored = collection.manifest
     rules = chunking.to_dict() if chunking is not None else None
-    found = differences(stored, cast("dict[str, JSON]", config.identity()), rules)
-    given = config.fingerprint()
+    identity = encoder.identity()
+    found = differences(stored, cast("dict[str, JSON]", identity), rules)
+    given = fingerprint_of(identity)
     if given == stored.fingerprint:  # fields may differ and mean the same, such as the bias of a closed slot
         found = {field: values for field, values in found.items() if field.startswith(CHUNKING)}
     elif not found:

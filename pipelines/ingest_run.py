@@ -72,7 +72,7 @@ class IngestRun:
         self.collection = find_collection(self.store, self.name)
         if self.collection is not None:
             self.encoder = adopt_layers(self.encoder, self.collection.manifest)
-            check_same(self.collection, self.encoder.config, self.chunking)
+            check_same(self.collection, self.encoder, self.chunking)
         resolved = self.encoder.config.layers != "auto"
         ledger = self.collection.ledger if self.collection else None
         self.found = Survey(

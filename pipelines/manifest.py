@@ -129,7 +129,7 @@ def make_manifest(
     """Describe a collection that is about to be made, embedding the canaries."""
     return Manifest(
         name=name,
-        encoder=cast("dict[str, JSON]", encoder.config.identity()),
+        encoder=cast("dict[str, JSON]", encoder.identity()),
         fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         chunking=chunking,

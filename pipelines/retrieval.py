@@ -172,14 +172,16 @@ def _matching(
     manifest = collection.manifest
     if given is not None and not isinstance(given, EncoderConfig):
         encoder = adopt_layers(given, manifest)
-        check_same(collection, encoder.config)
+        check_same(collection, encoder)
         return encoder
     if given is None:
         config = manifest.config(model if model is not None else find_model(manifest))
     else:
         config = given.with_layers(manifest.layers) if given.layers == "auto" else given
-    check_same(collection, config)
-    return KVEncoder(config, device=device)
+    check_same(collection, config)  # before a large model is loaded
+    encoder = KVEncoder(config, device=device)
+    check_same(collection, encoder)  # of what was loaded, should the files have changed meanwhile
+    return encoder
 
 
 def _hit(payload: Mapping[str, JSON], score: float) -> SearchHit:

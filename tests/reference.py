@@ -113,6 +113,25 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "Mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": None}),
     "gpt-oss, sinks, window": ("gpt_oss", {**_HEADS, "num_local_experts": 4, "sliding_window": 6}),
     "GPT-NeoX": ("gpt_neox", {}),
+    "GPT-2, learned positions": ("gpt2", {}),
+    "OPT, learned positions": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 48}),
+    "DeepSeek-V3, values of another head size": (
+        "deepseek_v3",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 12,
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+        },
+    ),
 }
 """Name for the table -> (transformers model type, fields that differ from the small common shape)."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlamaForCausalLM
@@ -58,7 +59,13 @@ def test_fingerprint_changes_with_one_weight(config: EncoderConfig, model_copy: 
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value"), [("config.json", "rms_norm_eps", 1.0), ("tokenizer.json", "model", {})]
+    ("file", "key", "value"),
+    [
+        ("config.json", "rms_norm_eps", 1.0),
+        ("tokenizer.json", "model", {}),
+        ("tokenizer_config.json", "tokenizer_class", "GPT2Tokenizer"),
+        ("tokenizer_config.json", "added_tokens_decoder", {"3": {"content": "wing"}}),
+    ],
 )
 def test_fingerprint_changes_with_architecture_and_tokenizer(
     config: EncoderConfig, model_copy: Path, file: str, key: str, value: object
@@ -75,13 +82,14 @@ def test_fingerprint_of_moved_and_renamed_model_stays(config: EncoderConfig, mod
 
 def test_fingerprint_ignores_files_that_reach_no_vector(config: EncoderConfig, model_copy: Path) -> None:
     architecture = json.loads((model_copy / "config.json").read_text())
-    (model_copy / "config.json").write_text(
-        json.dumps(architecture | {"transformers_version": "0", "use_cache": False})
-    )
+    (model_copy / "config.json").write_text(json.dumps(architecture | {"use_cache": False, "id2label": {}}))
     tokenizer = json.loads((model_copy / "tokenizer.json").read_text())
     tokenizer["truncation"] = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     (model_copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((model_copy / "tokenizer_config.json").read_text())
+    (model_copy / "tokenizer_config.json").write_text(json.dumps(settings | {"padding_side": "left"}))
     (model_copy / "README.md").write_text("a card")
+    shutil.copy(model_copy / "model.safetensors", model_copy / "consolidated.safetensors")
     assert replace(config, model=str(model_copy)).fingerprint() == config.fingerprint()
 
 
@@ -100,6 +108,10 @@ def test_fingerprint_of_closed_slot_equals_no_rerouting(config: EncoderConfig) -
     closed = replace(config, prefix_bias=-math.inf)
     assert closed.fingerprint() == replace(config, layers=()).fingerprint()
     assert closed.fingerprint() == replace(config, layers=(), prefix_bias=3.0).fingerprint()
+
+
+def test_fingerprint_of_negative_zero_bias_equals_zero(config: EncoderConfig) -> None:
+    assert replace(config, prefix_bias=-0.0).fingerprint() == replace(config, prefix_bias=0.0).fingerprint()
 
 
 def test_fingerprint_with_unresolved_layers_is_an_error(config: EncoderConfig) -> None:
@@ -127,6 +139,10 @@ def test_config_survives_json(config: EncoderConfig, bias: float) -> None:
     assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_config_layers_may_come_from_numpy(config: EncoderConfig) -> None:
+    assert replace(config, layers=np.array([3, 1])).layers == (1, 3)  # type: ignore[arg-type]
+
+
 def test_config_layers_are_a_set(config: EncoderConfig) -> None:
     assert replace(config, layers=(3, 1, 3)) == replace(config, layers=(1, 3))
 
@@ -143,6 +159,9 @@ def test_config_accepts_spellings_of_last_token(config: EncoderConfig, name: str
         ({"layers": "all"}, "layers is 'all'; it must be \"auto\" or a tuple"),
         ({"layers": (-1,)}, r"layers is \(-1,\)"),
         ({"layers": (1.5,)}, r"layers is \(1\.5,\)"),
+        ({"layers": (True,)}, r"layers is \(True,\)"),
+        ({"prefix_bias": True}, "prefix_bias is True"),
+        ({"model": Path("folder")}, "give a folder or a hub id"),
         ({"prefix_bias": math.nan}, "prefix_bias is nan; it must be a finite number, or -inf"),
         ({"prefix_bias": math.inf}, "prefix_bias is inf"),
         ({"query_template": "no place"}, r"query_template is 'no place'; it must be a text with \{text\}"),

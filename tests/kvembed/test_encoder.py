@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, Phi3Config, Phi3Model, T5Config, T5Model
 
 from kvembed import (
     ConfigError,
@@ -143,17 +143,20 @@ def test_encode_special_token_in_text_is_plain_text(tiny_encoder: KVEncoder) -> 
 
 def test_encode_non_finite_vector_is_an_error(tmp_path: Path) -> None:
     model = random_llama()
-    model.norm.weight.data.fill_(float("inf"))
+    token = train_tokenizer()("z", add_special_tokens=False)["input_ids"][-1]
+    model.embed_tokens.weight.data[token] = float("inf")
     encoder = KVEncoder(EncoderConfig(model=str(save_model(model, tmp_path)), layers=(1,)), device="cpu")
-    with pytest.raises(NonFiniteVectorError, match=r"texts \(0, 1\) in float32"):
-        encoder.encode_document(["a", "b"])
+    with pytest.raises(NonFiniteVectorError, match=r"texts \(1,\) in float32"):
+        encoder.encode_document(["a", "zz", "b"])
+    with pytest.raises(NonFiniteVectorError):
+        encoder.encode_tokens(torch.tensor([[5, token]]), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"layers": (1, 4)}, r"re-routing layer 4 is outside 0\.\.3 \(model has 4 layers\)"),
-        ({"max_length": 4096}, r"max_length is 4096, but the model has 2048 positions"),
+        ({"max_length": 4096}, r"max_length is 4096, but the model keeps its arithmetic over 2048 positions"),
         ({"max_length": 8}, r"the prompt .* alone takes \d+ tokens"),
     ],
 )
@@ -192,11 +195,83 @@ def test_encoder_of_encoder_decoder_is_refused(tmp_path: Path) -> None:
 
 def test_encoder_of_folder_without_weights_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_model_dir / "config.json", tmp_path)
-    with pytest.raises(UnsupportedModelError, match=r"no \*\.safetensors"):
+    with pytest.raises(UnsupportedModelError, match=r"no model\.safetensors"):
         KVEncoder.from_pretrained(str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
         KVEncoder.from_pretrained(str(tmp_path))
+
+
+def test_encoder_whose_states_overflow_is_refused_with_the_cause(tmp_path: Path) -> None:
+    model = random_llama()
+    model.norm.weight.data.fill_(float("inf"))
+    with pytest.raises(UnsupportedModelError, match="not finite in float32; use bfloat16 or float32"):
+        KVEncoder.from_pretrained(str(save_model(model, tmp_path)))
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", None])
+def test_encoder_of_damaged_weights_is_refused(tiny_model_dir: Path, tmp_path: Path, content: bytes | None) -> None:
+    """An empty file, a pointer in place of a file, half a file: each named, none a traceback of another library."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UnsupportedModelError, match="cannot be read"):
+        KVEncoder.from_pretrained(str(folder), layers=(1,))
+
+
+def test_encoder_of_adapter_folder_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="merge it into the weights"):
+        KVEncoder.from_pretrained(str(folder))
+
+
+def test_encoder_of_longrope_model_stops_where_its_factors_change(tmp_path: Path) -> None:
+    """Beyond that length a row's rotary factors depend on the longest row of its batch."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    config = Phi3Config(
+        **{"vocab_size": 512, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0},
+        **{"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512},
+        original_max_position_embeddings=64,
+        rope_parameters=rope | {"original_max_position_embeddings": 64},
+    )
+    folder = str(save_model(Phi3Model(config), tmp_path))
+    with pytest.raises(ConfigError, match=r"over 64 positions; use EncoderConfig\(model=\.\.\., max_length=64\)"):
+        KVEncoder(EncoderConfig(model=folder, layers=(1,), max_length=65), device="cpu")
+    encoder = KVEncoder(EncoderConfig(model=folder, layers=(1,), max_length=64), device="cpu")
+    together = encoder.encode_document(["short", "long " * 200])
+    assert np.abs(together[0] - encoder.encode_document(["short"])[0]).max() <= 1e-5
+
+
+def test_encode_with_prompt_that_has_no_token_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Without any token an empty text would get the state of its padding."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    train_tokenizer(bos=False).save_pretrained(folder)
+    with pytest.raises(ConfigError, match="gives an empty text no token at all"):
+        KVEncoder(EncoderConfig(model=str(folder), layers=(1,), query_template="{text}"), device="cpu")
+
+
+def test_encode_half_a_character_names_the_text(tiny_encoder: KVEncoder) -> None:
+    with pytest.raises(ValueError, match=r"texts\[1\] has half a character \(a lone surrogate\) at 2"):
+        tiny_encoder.encode_document(["good", "ba\ud800d"])
+
+
+@pytest.mark.parametrize(("ids", "mask"), [([1, 2], [1, 1]), ([[1, 2]], [[0, 0]]), ([[1, 2]], [[1]])])
+def test_encode_tokens_of_wrong_shape_is_an_error(tiny_encoder: KVEncoder, ids: list[int], mask: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"must be \(B, T\)|no real token"):
+        tiny_encoder.encode_tokens(torch.tensor(ids), torch.tensor(mask))
+
+
+def test_fingerprint_is_that_of_the_loaded_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Files that change under a loaded encoder do not change what it computes, so not what it says of itself."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    encoder = KVEncoder(EncoderConfig(model=str(folder), layers=(1,)), device="cpu")
+    before = encoder.fingerprint
+    weights = load_file(folder / "model.safetensors")
+    weights["norm.weight"][3] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert encoder.fingerprint == before
+    assert encoder.config.fingerprint() != before
 
 
 def test_encoder_of_folder_that_lacks_a_weight_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ class FakeEncoder:
     def fingerprint(self) -> str:
         return self.config.fingerprint()
 
+    def identity(self) -> dict[str, object]:
+        return self.config.identity()
+
     def with_layers(self, layers: Sequence[int]) -> FakeEncoder:
         other = FakeEncoder(replace(self.config, layers=tuple(layers)), poison=self.poison)
         other.texts = self.texts
