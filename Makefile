@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# What else pip needs on this machine, for example --index-url https://download.pytorch.org/whl/cpu for torch alone.
+# What else pip needs for torch alone, for example the --index-url of its CPU wheels.
 TORCH_ARGS ?=
 TESTS ?= tests
 ARGS ?=
@@ -51,7 +51,7 @@ format: $(STAMP) ## mend what check would complain about
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## ratios side by side: accuracy, invariance, cost of re-routing
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
 
 build: $(STAMP) ## wheel and source distribution in dist/
 	$(BIN)/python -m build --no-isolation --outdir dist

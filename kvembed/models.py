@@ -128,6 +128,8 @@ def _checked(folder: Path, model: str) -> Path:
         raise ModelNotFoundError(model, "the folder has no config.json; give a model in Hugging Face layout")
     if (folder / "adapter_config.json").is_file():
         raise UnsupportedModelError(model, "the folder has an adapter; merge it into the weights first")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UnsupportedModelError(model, "the folder has no tokenizer; save the model's tokenizer.json into it")
     if not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
         raise UnsupportedModelError(model, "the folder has no model.safetensors; convert the weights to safetensors")
     return folder

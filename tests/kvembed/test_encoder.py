@@ -194,7 +194,8 @@ def test_encoder_of_encoder_decoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_encoder_of_folder_without_weights_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    shutil.copy(tiny_model_dir / "config.json", tmp_path)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(tiny_model_dir / name, tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"no model\.safetensors"):
         KVEncoder.from_pretrained(str(tmp_path))
     (tmp_path / "config.json").unlink()
@@ -287,7 +288,7 @@ def test_encoder_of_folder_that_lacks_a_weight_is_refused(tiny_model_dir: Path, 
 def test_encoder_of_folder_without_tokenizer_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_model_dir / name, tmp_path)
-    with pytest.raises(UnsupportedModelError):
+    with pytest.raises(UnsupportedModelError, match="no tokenizer"):
         KVEncoder.from_pretrained(str(tmp_path))
 
 
