@@ -142,7 +142,7 @@ def states(found: Sequence[CollectionStatus]) -> Render:
                 "quarantined": len(state.quarantined),
                 "model": state.encoder["model"],
                 "layers": state.encoder["layers"],
-                "changed": state.changed_at.replace("T", " ").removesuffix("+00:00")
+                "changed": state.changed_at.replace("T", " ")[:16]
                 + (" interrupted" if state.interrupted else ""),
             }
             for state in found
