@@ -142,8 +142,7 @@ def states(found: Sequence[CollectionStatus]) -> Render:
                 "quarantined": len(state.quarantined),
                 "model": state.encoder["model"],
                 "layers": state.encoder["layers"],
-                "changed": state.changed_at.replace("T", " ")[:16]
-                + (" interrupted" if state.interrupted else ""),
+                "changed": state.changed_at.replace("T", " ")[:16] + (" interrupted" if state.interrupted else ""),
             }
             for state in found
         ]
@@ -178,7 +177,7 @@ def records_table(title: str, rows: Sequence[Mapping[str, object]], columns: Map
     """
 
     def render(console: Console) -> None:
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         for key, heading in columns.items():
             numbers = all(isinstance(row.get(key), int | float) for row in rows)
             table.add_column(heading, justify="right" if numbers and rows else "left", overflow="fold")
