@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from kvembed.errors import ModelNotFoundError, UnsupportedModelError
 
@@ -182,19 +183,21 @@ def _tensor_digests(path: Path) -> Iterator[tuple[str, str]]:
         header.pop("__metadata__", None)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
-            file.seek(8 + header_length + begin)
             digest = hashlib.sha256(json.dumps([entry["dtype"], entry["shape"]]).encode())
-            for size in _block_sizes(end - begin):
-                block = file.read(size)
-                if len(block) < size:
-                    raise ValueError(f"{path.name} ends inside tensor {name}")
+            for block in _blocks(file, 8 + header_length + begin, 8 + header_length + end):
                 digest.update(block)
             yield name, digest.hexdigest()
 
 
-def _block_sizes(total: int) -> Iterator[int]:
-    for start in range(0, total, _BLOCK):
-        yield min(_BLOCK, total - start)
+def _blocks(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """Read a part of a file that may be larger than memory."""
+    file.seek(begin)
+    while begin < end:
+        block = file.read(min(_BLOCK, end - begin))
+        if not block:
+            raise ValueError("the file ends inside a tensor")
+        begin += len(block)
+        yield block
 
 
 def _tokenizer_hash(folder: Path) -> str:
