@@ -1,0 +1,1 @@
+"""How the small bundled model is made: corpus -> tokenizer -> static vectors -> decoder."""
