@@ -87,9 +87,7 @@ def _tokens(work: Path, arguments: argparse.Namespace, recipe: Recipe) -> tuple[
         tokenise(articles, tokenizer).save(paths[1])
         tokenise(read_articles(arguments.validation), tokenizer).save(paths[2])
         # Last and in one step: whoever finds a tokenizer finds the token files complete.
-        partial = work / "tokenizer.partial"
-        partial.write_text(tokenizer.to_str(), encoding="utf-8")
-        partial.replace(paths[0])
+        _write(paths[0], tokenizer.to_str())
     tokenizer, corpus, validation = (
         Tokenizer.from_file(str(paths[0])),
         TokenCorpus.load(paths[1]),
@@ -128,12 +126,19 @@ def _claim(work: Path, recipe: Recipe, files: list[Path]) -> None:
     sources = [f"{path.name}:{path.stat().st_size if path.exists() else 0}" for path in files]
     digest = recipe.digest(sources)
     settings = work / "settings.json"
-    if settings.exists() and json.loads(settings.read_text(encoding="utf-8"))["digest"] != digest:
+    started = settings.exists() and (work / "tokenizer.json").exists()
+    if started and json.loads(settings.read_text(encoding="utf-8"))["digest"] != digest:
         raise SettingsError(
             f"{work} holds a run with other settings or corpus files; repeat its arguments, or give another --work"
         )
     work.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps({"digest": digest, "sources": sources}) + "\n", encoding="utf-8")
+    _write(settings, json.dumps({"digest": digest, "sources": sources}) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:

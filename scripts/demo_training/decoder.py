@@ -73,8 +73,9 @@ def build_decoder(
 def _principal(vectors: Tensor, width: int) -> Tensor:
     """Rotate (V, E) to its principal axes and keep the first; (V, width), scaled for the norms."""
     _, _, axes = torch.linalg.svd(vectors, full_matrices=False)
-    kept = vectors @ axes[:width].T
-    return kept * (EMBEDDING_RMS / kept.square().mean(dim=1).sqrt().quantile(0.9))
+    kept: Tensor = vectors @ axes[:width].T
+    size = float(kept.square().mean(dim=1).sqrt().quantile(0.9))
+    return kept * (EMBEDDING_RMS / size)
 
 
 def _set_tables(model: LlamaForCausalLM, static: Tensor, bigrams: BigramModel) -> None:

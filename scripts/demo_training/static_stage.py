@@ -24,7 +24,7 @@ from demo_training.recipe import Recipe
 from demo_training.tokens import TokenCorpus
 
 _log = logging.getLogger(__name__)
-_SAVE_EVERY = 200
+_SAVE_EVERY = 100
 Bags = tuple[csr_matrix, csr_matrix]
 
 
