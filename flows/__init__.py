@@ -1,4 +1,4 @@
-"""Thin Prefect flows over `pipelines`: schedule, retry, record; no logic.
+"""Thin Prefect flows over `pipelines`: retry and record; no logic.
 
 Importing this room declines tracking first: on a terminal, `import prefect` itself would report and print a notice.
 """

@@ -117,7 +117,7 @@ def _own(settings: Settings) -> Iterator[str]:
 
 
 def _own_home() -> Path:
-    return load_settings().cache_dir / f"prefect-{prefect.__version__}"
+    return load_settings().cache_dir.expanduser() / f"prefect-{prefect.__version__}"
 
 
 def _writable(home: Path) -> Path:

@@ -51,7 +51,7 @@ class EncoderConfig:
         ConfigError: a field is not legal; the message names the field, what came and what is legal.
 
     Source: KV-Embedding, arXiv 2601.01046. Defaults marked (r) rest on public re-implementations that agree,
-    not on the paper's text, of which only the abstract and the opening were at hand.
+    not on the paper's text, of which only the abstract and the opening were read.
     """
 
     model: str

@@ -8,7 +8,7 @@ b, the prefix bias. With o_i and L_i the ordinary causal output and its log-sum-
 which equals the softmax over the concatenated slots exactly. The slot keeps the rotary phase of position n (r), is
 shared by the query heads of its KV head, and is outside any sliding window; soft-capping comes before b.
 
-The function below sits in transformers' attention registry, so one piece of code serves every architecture. Its state
+The function below sits in transformers' attention registry, so one piece of code serves many architectures. Its state
 travels as a keyword of the model's call: no global, no patched weights, safe in threads. Without that keyword the
 model is the stock one.
 
