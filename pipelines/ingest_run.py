@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.chunking import Chunker, ChunkingConfig
 from pipelines.collection import adopt_layers, check_same, find_collection, make_collection
+from pipelines.damage import damaged_documents
 from pipelines.documents import Document, RejectedDocument
 from pipelines.errors import CollectionNotFoundError
 from pipelines.layer_choice import ChunkSample, resolve_layers
@@ -74,12 +75,8 @@ class IngestRun:
             self.encoder = adopt_layers(self.encoder, self.collection.manifest)
             check_same(self.collection, self.encoder, self.chunking)
         resolved = self.encoder.config.layers != "auto"
-        ledger = self.collection.ledger if self.collection else None
-        self.found = Survey(
-            pipeline_version(self.encoder.fingerprint, self.chunking) if resolved else "",
-            ledger,
-            frozenset(ledger.run().in_flight) if ledger else frozenset(),
-        )
+        pipeline = pipeline_version(self.encoder.fingerprint, self.chunking) if resolved else ""
+        self.found = self._comparison(pipeline)
         self.sample = None if resolved or count else ChunkSample()
         chunker = Chunker(self.chunking, self.encoder)
 
@@ -119,6 +116,16 @@ class IngestRun:
         if self.store.embedded and (count := points.count()) > _EMBEDDED_LIMIT:
             warnings.append(_ADVICE.format(count=count))
         return self._report(planned, writer, warnings)
+
+    def _comparison(self, pipeline: str) -> Survey:
+        """Gather what the store already says of the documents."""
+        if self.collection is None:
+            return Survey(pipeline, None)
+        ledger = self.collection.ledger
+        if in_flight := frozenset(ledger.run().in_flight):
+            return Survey(pipeline, ledger, in_flight)
+        points = PointStore(self.store, self.collection.physical)
+        return Survey(pipeline, ledger, damaged=damaged_documents(ledger, points))
 
     def _make(self) -> list[str]:
         warnings = []

@@ -48,11 +48,13 @@ class Survey:
         pipeline: Hash of everything that points depend on, the version of this package included.
         ledger: What is known; None where the collection does not exist yet.
         in_flight: Documents that a run which was cut short may have left half written; they count as changed.
+        damaged: Documents that lack points; they count as changed.
     """
 
     pipeline: str
     ledger: Ledger | None
     in_flight: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     unchanged: int = 0
@@ -111,7 +113,7 @@ class Survey:
             self.quarantined.append(still_quarantined(document.id, document.source, why))
             return False
         same = entry.content_hash == content_hash and entry.settled and why is None
-        if same and document.id not in self.in_flight:
+        if same and document.id not in self.in_flight and document.id not in self.damaged:
             self.unchanged += 1
             return False
         (self.changed if entry.committed else self.added).append(document.id)

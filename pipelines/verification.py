@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.damage import missing_points
 from pipelines.point_store import PointStore
 from pipelines.store import batches
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.collection import Collection
     from pipelines.errors import JSON
-    from pipelines.ledger import LedgerEntry
     from pipelines.store import Store, StoreLike
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
@@ -26,7 +25,7 @@ float32: one machine repeats itself within 1e-5 whatever the batch; another kern
 for which a factor of ten is left. The other two scale with their rounding steps, 2^-8 and 2^-11, over tens of layers.
 A wrong layer or another bias moves canaries by 1e-2 and more in float32.
 """
-_BATCH = 64
+_BATCH = 512
 _NAMED = 20
 
 
@@ -92,7 +91,11 @@ def verify_collection(store: Store, collection: Collection, encoder: KVEncoder) 
     if missing:
         problems.append(f"{missing} points that the ledger names are missing, first in {lacking[0]!r}; index again")
     if stray:
-        problems.append(f"{len(stray)} points belong to no form of a document that the ledger knows, first {stray[0]}")
+        problems.append(
+            f"{len(stray)} points belong to no form of a document that the ledger knows, first {stray[0]}; searches "
+            "find them; if nobody put them there on purpose, delete them by id with the Qdrant client: "
+            f"client.delete({collection.physical!r}, points_selector=IDS)"
+        )
     if run.in_flight:
         problems.append(f"the last run ended while it wrote {len(run.in_flight)} documents; index again")
     if not difference <= tolerance:
@@ -122,30 +125,23 @@ def verify_collection(store: Store, collection: Collection, encoder: KVEncoder) 
 def _missing(collection: Collection, points: PointStore) -> tuple[int, int, list[str]]:
     documents = missing = 0
     lacking: list[str] = []
-    for entries in batches(_committed(collection), _BATCH):
-        documents += len(entries)
-        found = points.existing([point_id for entry in entries for point_id in entry.point_ids])
-        for entry in entries:
-            gone = sum(point_id not in found for point_id in entry.point_ids)
-            missing += gone
-            if gone:
-                lacking.append(entry.document_id)
+    for entry, gone in missing_points(collection.ledger, points):
+        documents += 1
+        missing += gone
+        if gone:
+            lacking.append(entry.document_id)
     return documents, missing, lacking
 
 
 def _stray(collection: Collection, points: PointStore) -> tuple[int, list[str]]:
     chunks = 0
     stray: list[str] = []
-    for batch in batches(points.scan(), _BATCH * 8):
+    for batch in batches(points.scan(), _BATCH):
         chunks += len(batch)
         entries = collection.ledger.get({document_id for _, document_id in batch})
         named = {point_id for entry in entries.values() for point_id in entry.point_ids}
         stray += [point_id for point_id, _ in batch if point_id not in named]
     return chunks, stray
-
-
-def _committed(collection: Collection) -> Iterator[LedgerEntry]:
-    return (entry for entry in collection.ledger.scan(brief=False) if entry.committed)
 
 
 def _canaries(collection: Collection, encoder: KVEncoder) -> tuple[float, float]:

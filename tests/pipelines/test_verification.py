@@ -70,6 +70,7 @@ def test_verify_stray_point_is_named() -> None:
     report = checked(client)
     assert (report.stray_points, report.stray_ids) == (1, (stray.id,))
     assert not report.ok
+    assert f"client.delete({physical!r}, points_selector=IDS)" in report.problems[0]
 
 
 def test_verify_run_that_was_cut_short_is_told() -> None:
