@@ -6,7 +6,6 @@ pickles, so opening a folder runs what is in it: open only folders that you trus
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,9 +18,10 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from pipelines.embedded import settle, write_ahead
-from pipelines.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreUnavailableError
+from pipelines.errors import StoreError, StoreNotFoundError, StoreUnavailableError
 from pipelines.settings import Settings, load_settings
-from pipelines.store_errors import translated
+from pipelines.store_errors import readable, translated
+from pipelines.store_folder import lock_folder, locked, prepare, refuse_foreign
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,9 +33,6 @@ StoreLike: TypeAlias = "str | os.PathLike[str] | QdrantClient | Store"
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_META = "meta.json"
-_LOCK = ".kvembed-lock"
-_QDRANT_LOCK = ".lock"
 _OLDEST_SERVER = (1, 16)
 
 
@@ -155,82 +152,24 @@ def open_store_to_look(store: StoreLike | None = None) -> Store:
 def _open_folder(folder: Path, *, create: bool) -> Store:
     label = str(folder)
     with translated(label):
-        if not (folder / _META).is_file() and not create:
-            raise StoreNotFoundError(label)
-        _refuse_foreign(folder)
+        refuse_foreign(folder, create=create)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock_folder(folder)
+        lock = lock_folder(folder)
     try:
         with translated(label):
-            _prepare(folder)
+            prepare(folder)
             # Qdrant says so each time a large folder is opened; the report of a run says it once, with the way out.
             warnings.filterwarnings("ignore", message="Local mode is not recommended", category=UserWarning)
-            client = QdrantClient(path=label)
+            with readable(label):
+                client = QdrantClient(path=label)
             write_ahead(client)
-    except json.JSONDecodeError as error:
-        lock.close()
-        raise StoreError(f"store {label} is damaged: {_META} is not JSON ({error}); restore it") from error
     except RuntimeError as error:
         lock.close()
-        raise _locked(label) from error
+        raise locked(label) from error
     except BaseException:
         lock.close()
         raise
     return Store(client, label, owned=True, lock=lock)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"store {folder} is a file; give a folder, an http(s):// URL, or nothing for ./.kvembed")
-    if not folder.is_dir() or (folder / _META).is_file():
-        return
-    others = sorted({entry.name for entry in folder.iterdir()} - {_LOCK, _QDRANT_LOCK, f"{_META}.new"})
-    if others:
-        raise StoreError(
-            f"{folder} holds other files ({', '.join(others[:3])}) and no store; "
-            "give a new or empty folder, so that nothing of yours is mixed with the store"
-        )
-
-
-def _lock_folder(folder: Path) -> TextIO:
-    """Take the folder before Qdrant reads it: Qdrant locks only after it has loaded, and may hold what is stale."""
-    lock = _locked_file(folder / _LOCK)
-    try:
-        if (folder / _QDRANT_LOCK).exists():
-            _locked_file(folder / _QDRANT_LOCK).close()  # held by a client that is not ours
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _locked_file(path: Path) -> TextIO:
-    import portalocker  # here, because it loads a client for Redis
-
-    file = path.open("a+", encoding="utf-8")
-    try:
-        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.exceptions.LockException as error:
-        file.close()
-        raise _locked(str(path.parent)) from error
-    return file
-
-
-def _prepare(folder: Path) -> None:
-    """Put down the empty catalogue in one step: Qdrant's own first write can be cut in half by a kill."""
-    meta = folder / _META
-    if meta.is_file() and (meta.stat().st_size > 0 or (folder / "collection").exists()):
-        return
-    fresh = folder / f"{_META}.new"
-    fresh.write_text(json.dumps({"collections": {}, "aliases": {}}), encoding="utf-8")
-    fresh.replace(meta)
-
-
-def _locked(label: str) -> StoreLockedError:
-    return StoreLockedError(
-        f"store {label} is in use by another process, or by another client in this one; wait until it is done, "
-        "close that client or pass it in, or run a Qdrant server (docker compose up -d) and give its URL"
-    )
 
 
 def _open_server(url: str, settings: Settings) -> Store:

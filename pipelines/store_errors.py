@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import pickle
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ _TRANSIENT_GRPC = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.ABORTED,
 )
+_UNREADABLE = (AttributeError, EOFError, ImportError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
 _DENIED_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -50,6 +53,25 @@ def translated(label: str) -> Iterator[None]:
         OSError,
     ) as error:
         raise store_error(label, error) from error
+
+
+@contextmanager
+def readable(label: str) -> Iterator[None]:
+    """Turn what Qdrant raises over files it cannot read into a `StoreError`; it has no error of its own for them.
+
+    Args:
+        label: The folder.
+
+    Raises:
+        StoreError: the catalogue or a point is not what Qdrant writes.
+    """
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise StoreError(f"store {label} is damaged: meta.json is not JSON ({error}); restore it") from error
+    except _UNREADABLE as error:
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        raise _damaged(label, said) from error
 
 
 def store_error(label: str, error: Exception) -> PipelineError:
@@ -99,8 +121,12 @@ def _of_sqlite(label: str, said: str) -> PipelineError:
     if "readonly" in said or "unable to open" in said:
         return _unwritable(label)
     if "malformed" in said or "not a database" in said:
-        return StoreError(f"store {label} is damaged ({said}); restore it, or index into a new folder")
+        return _damaged(label, said)
     return StoreError(f"store {label}: {said}")
+
+
+def _damaged(label: str, said: str) -> StoreError:
+    return StoreError(f"store {label} is damaged ({said}); restore it, or index into a new folder")
 
 
 def _unavailable(label: str, said: str) -> PipelineError:

@@ -74,8 +74,9 @@ def test_open_store_folder_of_something_else_is_refused_and_untouched(tmp_path: 
 
 def test_open_store_path_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="is a file; give a folder"):
-        open_store(tmp_path / "file")
+    for create in (True, False):
+        with pytest.raises(StoreError, match="is a file; give a folder"):
+            open_store(tmp_path / "file", create=create)
 
 
 def test_open_store_without_create_names_the_command(tmp_path: Path) -> None:
@@ -96,6 +97,35 @@ def test_open_store_damaged_catalogue_is_named_not_replaced(tmp_path: Path) -> N
         with pytest.raises(StoreError, match=r"damaged: meta.json is not JSON"):
             open_store(tmp_path)
     assert (tmp_path / "meta.json").read_text() == "{broken"
+
+
+@pytest.mark.parametrize("meta", ['{"name":"x"}', "[]", '{"collections": [], "aliases": {}}', "null"])
+def test_open_store_foreign_catalogue_is_refused_and_untouched(tmp_path: Path, meta: str) -> None:
+    (tmp_path / "meta.json").write_text(meta)
+    for create in (True, False):
+        with pytest.raises(StoreError, match=r"meta\.json is not a Qdrant store's; give a new or empty folder"):
+            open_store(tmp_path, create=create)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["meta.json"]
+
+
+@pytest.mark.parametrize("config", ['{"vectors": 7}', '{"nonsense": 1}', "5"])
+def test_open_store_catalogue_with_a_foreign_collection_is_damaged(tmp_path: Path, config: str) -> None:
+    (tmp_path / "meta.json").write_text(f'{{"collections": {{"a": {config}}}, "aliases": {{}}}}')
+    for _ in range(2):  # the first failure must not keep the lock
+        with pytest.raises(StoreError, match=r"is damaged .*; restore it, or index into a new folder"):
+            open_store(tmp_path)
+
+
+@pytest.mark.parametrize("pickled", [b"", b"rubbish", b"cnowhere_at_all\nThing\n.", b"\x80\x04K\x01."])
+def test_open_store_damaged_point_is_named(tmp_path: Path, pickled: bytes) -> None:
+    """Qdrant keeps points as pickles, and what a broken one raises depends on where it broke."""
+    with open_store(tmp_path) as store:
+        store.create("a", None, None)
+    with sqlite3.connect(tmp_path / "collection" / "a" / "storage.sqlite") as connection:
+        connection.execute("INSERT INTO points VALUES ('x', ?)", (pickled,))
+    connection.close()
+    with pytest.raises(StoreError, match=r"is damaged .*; restore it, or index into a new folder"):
+        open_store(tmp_path)
 
 
 def test_open_store_other_scheme_is_refused() -> None:
