@@ -24,6 +24,9 @@ Context: TypeAlias = Literal["title", "none"]
 MIN_TOKENS = 8
 """Smallest budget; under it a title leaves no room, and one emoji may take four tokens."""
 
+CHUNKING_FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
+"""What a document that cannot be cut may raise; it fails by itself, and the others go on."""
+
 _BLOCK_PER_TOKEN = 64
 """Characters per token of the budget that are split at once, some 16 chunks of prose.
 

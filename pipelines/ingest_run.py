@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from pipelines.chunking import Chunker, ChunkingConfig
+from pipelines.chunking import CHUNKING_FAILURES, Chunker, ChunkingConfig
 from pipelines.collection import adopt_layers, check_same, find_collection, make_collection
 from pipelines.damage import damaged_documents
 from pipelines.documents import Document, RejectedDocument
@@ -81,10 +82,11 @@ class IngestRun:
         chunker = Chunker(self.chunking, self.encoder)
 
         def look(document: Document, wanted: bool) -> None:
-            if self.sample is not None:
-                self.sample.add(chunker.chunks(document))
-            elif count and wanted:
-                self._count(chunker, document)
+            with suppress(*CHUNKING_FAILURES):  # the writer meets it again, and quarantines the document
+                if self.sample is not None:
+                    self.sample.add(chunker.chunks(document))
+                elif count and wanted:
+                    self._count(chunker, document)
 
         self.found.run(self.source, self.progress, look)
         self.seconds["plan"] = perf_counter() - started
@@ -181,9 +183,9 @@ class IngestRun:
 
     def _count(self, chunker: Chunker, document: Document) -> None:
         tokenizer = self.encoder.tokenizer
-        for chunk in chunker.chunks(document):
-            self.chunks += 1
-            self.tokens += len(tokenizer.encode(chunk.embedded_text, add_special_tokens=False).ids)
+        texts = [chunk.embedded_text for chunk in chunker.chunks(document)]  # all of them, or it is not written
+        self.chunks += len(texts)
+        self.tokens += sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
 
     def _with_cost(self, planned: IngestPlan) -> IngestPlan:
         last = self.collection.ledger.run() if self.collection else None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from pipelines.chunking import CHUNKING_FAILURES
 from pipelines.documents import Point
 from pipelines.drafts import Draft, Pending, Tally
 from pipelines.encoding import encode_chunks, reason_of
@@ -33,7 +34,6 @@ _LARGEST_GROUP = 512
 _SHORT, _LONG = 4.0, 16.0  # seconds of encoding per group: commits come often, sorting by length still pays
 _REMOVALS = 256
 _CHARACTERS = 8_000_000  # of documents that wait to be committed
-_CHUNKING = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 
 class Writer:
@@ -166,7 +166,7 @@ class Writer:
             started = perf_counter()
             try:
                 chunk = next(chunks, None)
-            except _CHUNKING as error:
+            except CHUNKING_FAILURES as error:
                 self._fail(draft, "chunk", reason_of(error))
                 return
             self.tally.seconds["chunk"] += perf_counter() - started

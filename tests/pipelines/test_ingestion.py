@@ -29,6 +29,7 @@ from pipelines import (
     plan,
     status,
 )
+from pipelines.chunking import Chunker
 from pipelines.ledger import Ledger
 from pipelines.physical import resolve
 from pipelines.store import open_store
@@ -311,6 +312,34 @@ def test_ingest_encoder_that_always_fails_ends_the_run() -> None:
     with pytest.raises(ValueError, match="finite"):
         run(client, documents(3), FakeEncoder(poison="tells"))
     assert run(client, documents(3)).documents_added == 3
+
+
+class BadCut(Chunker):
+    """Breaks off after the first chunk of one document."""
+
+    def chunks(self, document: Document) -> Iterator[Chunk]:
+        for chunk in super().chunks(document):
+            yield chunk
+            if document.id == "d1":
+                raise RuntimeError("the splitter gave up")
+
+
+@pytest.mark.parametrize("layers", ["auto", (2,)])
+def test_ingest_document_that_cannot_be_cut_is_quarantined_alone(
+    monkeypatch: pytest.MonkeyPatch, layers: str | tuple[int, ...]
+) -> None:
+    """With layers "auto" the first pass cuts documents for its sample, where nothing can be quarantined yet."""
+    monkeypatch.setattr("pipelines.ingest_run.Chunker", BadCut)
+    report = run(WatchedClient(), documents(3), FakeEncoder(FakeConfig(layers=layers)))
+    assert (report.documents_added, report.documents_quarantined) == (2, 1)
+    assert (report.quarantined[0].document_id, report.quarantined[0].stage) == ("d1", "chunk")
+    assert report.quarantined[0].reason == "RuntimeError: the splitter gave up"
+
+
+def test_plan_document_that_cannot_be_cut_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.ingest_run.Chunker", BadCut)
+    found = plan(Source([*documents(3)]), WatchedClient(), "notes", FakeEncoder(), chunking=SMALL)
+    assert (len(found.added), found.chunks_to_embed) == (3, 2)
 
 
 def test_ingest_empty_document_is_counted_and_not_seen_again() -> None:
