@@ -7,6 +7,7 @@ pickles, so opening a folder runs what is in it: open only folders that you trus
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -33,6 +34,7 @@ StoreLike: TypeAlias = "str | os.PathLike[str] | QdrantClient | Store"
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d+(/.*)?")
 _OLDEST_SERVER = (1, 16)
 
 
@@ -138,7 +140,23 @@ def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
             f"store {place!r} is neither a folder nor an http(s):// URL; give for example ./.kvembed "
             "or http://localhost:6333"
         )
+    if not isinstance(store, os.PathLike):
+        _refuse_address(place)
     return _open_folder(Path(place).expanduser(), create=create)
+
+
+def _refuse_address(place: str) -> None:
+    """Take no address for the name of a folder, which would be made in silence and filled."""
+    if _ADDRESS.fullmatch(place):
+        raise StoreError(
+            f"store {place!r} is neither a folder nor an http(s):// URL; did you mean http://{place}? "
+            f"a folder of that name is ./{place}"
+        )
+    if place == ":memory:":
+        raise StoreError(
+            "store ':memory:' would be gone with the process; give a folder or an http(s):// URL, "
+            "from Python also QdrantClient(':memory:')"
+        )
 
 
 def open_store_to_look(store: StoreLike | None = None) -> Store:

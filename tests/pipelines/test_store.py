@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -131,6 +132,32 @@ def test_open_store_damaged_point_is_named(tmp_path: Path, pickled: bytes) -> No
 def test_open_store_other_scheme_is_refused() -> None:
     with pytest.raises(StoreError, match="neither a folder nor an http"):
         open_store("redis://localhost:1")
+
+
+@pytest.mark.parametrize("address", ["localhost:6333", "10.0.0.5:6333/", "db.example.com:443/qdrant", "[::1]:6333"])
+def test_open_store_address_without_scheme_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=re.escape(f"did you mean http://{address}?")):
+        open_store(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_store_memory_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"':memory:' would be gone with the process; give a folder"):
+        open_store(":memory:")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["./localhost:6333", Path("localhost:6333"), "notes:old", "2026-11-22"])
+def test_open_store_folder_with_a_colon_can_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str | Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store(folder).close()
+    assert (tmp_path / folder / "meta.json").is_file()
 
 
 @pytest.mark.parametrize("preferred", ["true", "false"])
