@@ -59,12 +59,6 @@ def ledger_name(physical: str) -> str:
     return f"{physical}{_LEDGER}"
 
 
-def alias_of(physical: str) -> str | None:
-    """Return the name a physical collection was made for; None when the collection is not one of ours."""
-    match = _PHYSICAL.fullmatch(physical)
-    return match["name"] if match else None
-
-
 def resolve(store: Store, name: str) -> str | None:
     """Return the collection an alias points to, or None."""
     aliases = store.call(store.client.get_aliases).aliases
