@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvembed.errors import KVEmbedError, LayersUnresolvedError, ReroutingNotAppliedError
-from pipelines.documents import EncodedChunk
+from pipelines.documents import Chunk, EncodedChunk
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
-    from pipelines.documents import Chunk
 
 _SYSTEMIC = (LayersUnresolvedError, ReroutingNotAppliedError)
 _PER_DOCUMENT = (KVEmbedError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
+_MACHINE_CLASSES = frozenset({"AcceleratorError", "OutOfMemoryError"})  # PyTorch's, by name: it is not loaded here
+_MACHINE_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "cuda error",
+    "cuda driver",
+    "hip error",
+    "device-side assert",
+    "cublas",
+    "cudnn",
+    "mps backend",
+)
+_HARMLESS = Chunk("kvembed", 0, "kvembed", 0, 7, (), "kvembed")
+"""What an encoder that works at all can embed."""
 
 
 @dataclass(slots=True)
@@ -38,8 +51,8 @@ def encode_chunks(encoder: KVEncoder, chunks: Sequence[Chunk]) -> Encoded:
 
     Raises:
         KVEmbedError: what failed has nothing to do with one document: re-routing did not fire.
-        RuntimeError: memory ran out on a single document.
-        Exception: every one of several documents failed; then the first failure, as it came.
+        RuntimeError: the device failed, or its memory ran out on a single document.
+        Exception: every document failed, and so does a harmless text; then the first failure, as it came.
     """
     everything = range(len(chunks))
     try:
@@ -64,9 +77,17 @@ def _one_by_one(encoder: KVEncoder, chunks: Sequence[Chunk], error: Exception) -
             if _is_of_the_machine(failure):
                 raise
             outcome.failures[document_id] = reason_of(failure)
-    if len(by_document) > 1 and len(outcome.failures) == len(by_document):
+    if len(outcome.failures) == len(by_document) and not _works(encoder):
         raise error
     return outcome
+
+
+def _works(encoder: KVEncoder) -> bool:
+    """Tell whether the documents are at fault, where none of them could be embedded."""
+    try:
+        return bool(_encode(encoder, [_HARMLESS], [0]))
+    except _PER_DOCUMENT:
+        return False
 
 
 def _encode(encoder: KVEncoder, chunks: Sequence[Chunk], positions: Sequence[int]) -> dict[int, EncodedChunk]:
@@ -85,8 +106,11 @@ def _encode(encoder: KVEncoder, chunks: Sequence[Chunk], positions: Sequence[int
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """Tell a failure that another machine would not have; PyTorch has no class of its own for it on every device."""
-    return "out of memory" in str(error).lower()
+    """Tell a failure that says nothing of the document; PyTorch has a class of its own for few of them."""
+    if any(kind.__name__ in _MACHINE_CLASSES for kind in type(error).__mro__):
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in message for sign in _MACHINE_MESSAGES)
 
 
 def reason_of(error: Exception) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from qdrant_client import models
 
 from pipelines import (
@@ -33,7 +36,7 @@ from pipelines.chunking import Chunker
 from pipelines.ledger import Ledger
 from pipelines.physical import resolve
 from pipelines.store import open_store
-from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder
+from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder, FakeEncoding
 from tests.pipelines.stores import WatchedClient, contents
 
 SMALL = ChunkingConfig(max_tokens=12)
@@ -307,11 +310,73 @@ def test_ingest_failing_chunks_of_a_long_document_leave_nothing_of_it(monkeypatc
     assert contents(client, "notes") == before
 
 
-def test_ingest_encoder_that_always_fails_ends_the_run() -> None:
+class BrokenEncoder(FakeEncoder):
+    """Fails on every document; canaries, which a collection is made with, still work."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return FakeEncoder().encode_document(texts)
+
+    def encode_counted(self, texts: Sequence[str], role: str) -> FakeEncoding:
+        raise self.error
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_ingest_encoder_that_always_fails_ends_the_run(count: int) -> None:
+    """A quarantined document is not tried again until it changes, so it must not pay for a broken encoder."""
     client = WatchedClient()
-    with pytest.raises(ValueError, match="finite"):
-        run(client, documents(3), FakeEncoder(poison="tells"))
-    assert run(client, documents(3)).documents_added == 3
+    with pytest.raises(ValueError, match="no sense"):
+        run(client, documents(count), BrokenEncoder(ValueError("the model makes no sense")))
+    report = run(client, documents(count))
+    assert (report.documents_added, report.documents_quarantined) == (count, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_ingest_group_of_bad_documents_alone_is_quarantined(count: int) -> None:
+    """A later run may meet nothing but bad documents, and the encoder still embeds everything else."""
+    client = WatchedClient()
+    good = Document("good", "a healthy text", "good.txt")
+    run(client, [good])
+    report = run(client, [good, *documents(count)], FakeEncoder(poison="tells"))
+    assert (report.documents_added, report.documents_quarantined) == (0, count)
+    assert search(client, "healthy", 1) == ["good"]
+
+
+class AcceleratorError(RuntimeError):
+    """Named as the one of PyTorch 2.9."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        AcceleratorError("unspecified launch failure"),
+    ],
+    ids=str,
+)
+def test_ingest_device_that_fails_on_one_changed_document_blames_no_document(error: Exception) -> None:
+    """Only its document meets the failure, so nothing but the message tells the machine from the document."""
+
+    class Failing(FakeEncoder):
+        def encode_counted(self, texts: Sequence[str], role: str) -> FakeEncoding:
+            if any("changed" in text for text in texts):
+                raise error
+            return super().encode_counted(texts, role)
+
+    client = WatchedClient()
+    run(client, documents(3))
+    found = [*documents(2), Document("d2", "changed now", "d2.txt")]
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        run(client, found, Failing())
+    report = run(client, found)
+    assert (report.documents_changed, report.documents_quarantined) == (1, 0)
 
 
 class BadCut(Chunker):
@@ -561,17 +626,3 @@ def test_ingest_into_a_full_disk_says_so_and_the_next_run_continues(tmp_path: Pa
         clean = WatchedClient()
         run(clean, documents(200))
         assert contents(store.client, "notes") == contents(clean, "notes")
-
-
-def test_ingest_out_of_memory_ends_the_run_and_blames_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarantined document is not tried again until it changes; memory is no property of a document."""
-
-    def exhausted(*_: object) -> None:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-
-    client, encoder = WatchedClient(), FakeEncoder()
-    monkeypatch.setattr(encoder, "encode_counted", exhausted)
-    monkeypatch.setattr(encoder, "encode_document", FakeEncoder().encode_document)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run(client, documents(1), encoder)
-    assert run(client, documents(1)).documents_quarantined == 0
