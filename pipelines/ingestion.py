@@ -49,7 +49,8 @@ def ingest(
         chunking: How documents are cut.
         delete: Documents that are gone from the source: "guarded" refuses when they are many, "all" deletes them,
             "none" keeps them.
-        guard: What many is; None takes 20% above 5 documents, and 100 documents.
+        guard: What many is; None takes 20% above 5 documents, and 100 documents. All documents of a collection
+            are always many.
         progress: Told how far the run is.
 
     Raises:

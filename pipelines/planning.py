@@ -26,10 +26,10 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class DeletionGuard:
-    """How many documents one run may delete unasked."""
+    """How many documents one run may delete unasked: never all of them."""
 
     free: int = 5
-    """Up to this many never need asking, so that small collections stay easy to use."""
+    """Up to this many need no asking while others stay, so that small collections stay easy to use."""
     share: float = 0.20
     """Above `free`, the largest share of the known documents."""
     count: int = 100
@@ -37,6 +37,8 @@ class DeletionGuard:
 
     def allows(self, doomed: int, known: int) -> bool:
         """Tell whether `doomed` of `known` documents may go without asking."""
+        if doomed >= known:
+            return doomed == 0
         return doomed <= self.free or (doomed <= self.count and doomed <= self.share * known)
 
 

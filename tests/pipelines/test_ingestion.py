@@ -187,7 +187,10 @@ def test_ingest_delete_all_and_none_are_obeyed() -> None:
     ("doomed", "known", "allowed"),
     [
         (0, 0, True),
+        (1, 1, False),
+        (1, 2, True),
         (1, 3, True),
+        (5, 5, False),
         (5, 6, True),
         (6, 6, False),
         (6, 30, True),
@@ -200,6 +203,24 @@ def test_deletion_guard_bites_on_share_or_count_but_leaves_small_collections_usa
     doomed: int, known: int, allowed: bool
 ) -> None:
     assert DeletionGuard().allows(doomed, known) is allowed
+
+
+def test_deletion_guard_of_any_share_keeps_the_last_document() -> None:
+    assert DeletionGuard(share=1.0).allows(6, 7)
+    assert not DeletionGuard(share=1.0).allows(7, 7)
+
+
+def test_ingest_other_source_into_a_small_collection_is_refused() -> None:
+    """One file after another into the same collection: each would silently replace the one before."""
+    client = WatchedClient()
+    run(client, [Document("a", "the first file", "a.txt")])
+    writes = len(client.writes)
+    second = [Document("b", "the second file", "b.txt")]
+    with pytest.raises(DeletionGuardError, match=r"1 of 1 documents \(100%\).*pass `--delete none`"):
+        run(client, second)
+    assert client.writes[writes:] == []
+    assert run(client, second, delete="none").documents_added == 1
+    assert search(client, "first", 1) == ["a"]
 
 
 def test_ingest_source_that_breaks_off_deletes_nothing() -> None:
