@@ -169,6 +169,10 @@ Debug: TypeAlias = Annotated[
 Verbose: TypeAlias = Annotated[
     int,
     typer.Option(
-        "--verbose", "-v", count=True, help="Log to stderr; -vv also the libraries'.", rich_help_panel=_OUTPUT
+        "--verbose",
+        "-v",
+        count=True,
+        help="Each stage and its seconds on stderr; -vv also what libraries log.",
+        rich_help_panel=_OUTPUT,
     ),
 ]

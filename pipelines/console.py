@@ -17,29 +17,16 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.text import Text
 
 from kvembed.errors import KVEmbedError
 from pipelines.errors import JSON, PipelineError, TerminalError
+from pipelines.progress import Stages, stage_bars
 
 if TYPE_CHECKING:
     from pipelines.report import Progress
 
 DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
-
-_OURS = ("kvembed", "pipelines", "flows")
-_LABELS = {
-    "documents": "collecting documentation",
-    "start": "starting the flow",
-    "plan": "reading documents",
-    "select_layers": "choosing layers",
-    "embed": "embedding documents",
-    "delete": "deleting documents",
-    "search": "searching",
-    "ask": "asking questions",
-}
 
 
 class Terminal:
@@ -49,9 +36,9 @@ class Terminal:
     into one message and the exit code of the command line's contract.
 
     Args:
-        json_mode: One JSON document on stdout, also for an error; no progress.
+        json_mode: One JSON document on stdout, also for an error; progress is shown as ever, on stderr.
         debug: Show tracebacks.
-        verbosity: 0 quiet, 1 our own log, 2 everybody's.
+        verbosity: 0 quiet, 1 a line per stage and Python's warnings, 2 also what libraries log.
     """
 
     def __init__(self, *, json_mode: bool = False, debug: bool = False, verbosity: int = 0) -> None:
@@ -120,29 +107,20 @@ class Terminal:
     @contextlib.contextmanager
     def waiting(self, message: str) -> Iterator[None]:
         """Show that something without countable steps is going on."""
-        if self.json_mode or not self.errors.is_terminal:
+        stages = Stages(lines=self.errors if self.verbosity else None)
+        stages(message, 0, None)
+        with self.errors.status(message) if self.errors.is_terminal else contextlib.nullcontext():
             yield
-            return
-        with self.errors.status(message):
-            yield
+        stages.finish()
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Give a callback `(stage, done, total)` that moves one bar per stage on stderr."""
-        if self.json_mode or not self.errors.is_terminal:
-            yield _nothing
-            return
-        bars = Bars(
-            SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=32),
-            TextColumn("{task.fields[count]:>15}"),
-            TimeElapsedColumn(),
-            console=self.errors,
-            transient=True,
-        )
-        with bars:
-            yield _Movement(bars)
+        """Give a callback `(stage, done, total)` that moves one bar per stage on a terminal's stderr."""
+        bars = stage_bars(self.errors) if self.errors.is_terminal else None
+        stages = Stages(bars, self.errors if self.verbosity else None)
+        with bars or contextlib.nullcontext():
+            yield stages
+            stages.finish()
 
     def _write(self, text: str) -> None:
         if self._stdout is not None:
@@ -162,51 +140,17 @@ class Terminal:
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
-        """Send our own log to stderr and keep the libraries' to errors, or to what -v asks for."""
+        """Keep what libraries log to errors, or to what -vv asks for; it goes to stderr."""
         handler = RichHandler(console=self.errors, show_path=False, rich_tracebacks=False)
         root = logging.getLogger()
-        before = {name: logging.getLogger(name).level for name in ("", *_OURS)}
+        before = root.level
         root.addHandler(handler)
         root.setLevel(logging.INFO if self.verbosity > 1 else logging.ERROR)
-        for name in _OURS:
-            logging.getLogger(name).setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(self.verbosity, 2)])
         try:
             yield
         finally:
             root.removeHandler(handler)
-            for name, level in before.items():
-                logging.getLogger(name).setLevel(level)
-
-
-class _Movement:
-    """Progress as bars: one per stage, in the order in which the stages come."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._current = ""
-        self._done = 0
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        if stage != self._current or done < self._done:
-            self._finish()
-            self._begin(stage)
-        self._done = done
-        count = "" if not done else f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        self._bars.update(self._tasks[stage], completed=done, total=total, count=count)
-
-    def _begin(self, stage: str) -> None:
-        if stage in self._tasks:
-            self._bars.remove_task(self._tasks[stage])
-        label = _LABELS.get(stage, stage.replace("_", " "))
-        self._tasks[stage] = self._bars.add_task(label, total=None, count="")
-        self._current = stage
-
-    def _finish(self) -> None:
-        """Fill the bar of a stage whose end nobody could foresee."""
-        if self._current:
-            done = max(self._done, 1)
-            self._bars.update(self._tasks[self._current], completed=done, total=done)
+            root.setLevel(before)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -220,10 +164,6 @@ def explain(error: BaseException) -> tuple[int, str]:
     first_line = (str(error).strip().splitlines() or [""])[0]
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return FAILED, f"{summary} (unexpected; run again with --debug for the traceback)"
-
-
-def _nothing(stage: str, done: int, total: int | None) -> None:
-    """Progress where nobody looks."""
 
 
 def discard_output(stream: TextIO) -> None:
