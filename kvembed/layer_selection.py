@@ -56,7 +56,7 @@ class DimensionProfile:
             axes.axvspan(-0.5, self.first_candidate - 0.5, color="#888888", alpha=0.2, label="excluded")
         axes.set(xlabel="layer", ylabel="intrinsic dimension (TwoNN)", title=f"{self.texts} texts")
         axes.set_xlim(-0.5, len(self.dimensions) - 0.5)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(self.dimensions))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         figure.savefig(path, dpi=150)
