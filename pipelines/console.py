@@ -21,6 +21,7 @@ from rich.text import Text
 
 from kvembed.errors import KVEmbedError
 from pipelines.errors import JSON, PipelineError, TerminalError
+from pipelines.printable import paragraphs
 from pipelines.progress import Stages, stage_bars
 
 if TYPE_CHECKING:
@@ -89,19 +90,19 @@ class Terminal:
 
     def note(self, message: str, style: str = "yellow") -> None:
         """Print one line on stderr, in every mode."""
-        self.errors.print(Text(message, style=style))
+        self.errors.print(Text(paragraphs(message), style=style))
 
     def report(self, error: BaseException) -> int:
         """Say in one message what went wrong, and return the exit code."""
         code, message = explain(error)
         if self.debug and code == FAILED:
-            self.errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
+            self.errors.print(Text(paragraphs("".join(traceback.format_exception(error)).rstrip())))
         if self.json_mode and not self._stdout_failed:
             record = {"error": {"type": type(error).__name__, "message": message}}
             with self._writing():
                 self._write(json.dumps(record, indent=2) + "\n")
         elif message:
-            self.errors.print(Text.assemble(("Error: ", "bold red"), message))
+            self.errors.print(Text.assemble(("Error: ", "bold red"), paragraphs(message)))
         return code
 
     @contextlib.contextmanager

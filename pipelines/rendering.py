@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.printable import line, paragraphs
+
 if TYPE_CHECKING:
     from pipelines.inventory import CollectionStatus
     from pipelines.report import IngestPlan, IngestReport, QuarantinedDocument, SearchHit
@@ -35,7 +37,7 @@ def index_report(report: IngestReport) -> Render:
             "empty": report.documents_empty,
             "quarantined": report.documents_quarantined,
         }
-        console.print(Text.assemble((report.collection, "bold"), " from ", report.source))
+        console.print(Text.assemble((report.collection, "bold"), " from ", line(report.source)))
         if not (report.documents_added or report.documents_changed or report.documents_deleted):
             console.print(f"  Nothing changed: {report.documents_unchanged:,} documents are as they were.")
         console.print("  documents  ", counted(changes))
@@ -50,7 +52,7 @@ def index_report(report: IngestReport) -> Render:
         console.print(f"  layers      {layers_text(report.layers)}")
         console.print(f"  time        {timed(report.seconds)}")
         for warning in report.warnings:
-            console.print(Padding(Text(f"Warning: {warning}", style="yellow"), (0, 0, 0, 2)))
+            console.print(Padding(Text(f"Warning: {paragraphs(warning)}", style="yellow"), (0, 0, 0, 2)))
         _quarantine(console, report.quarantined)
 
     return render
@@ -60,7 +62,7 @@ def plan_report(plan: IngestPlan) -> Render:
     """Say what a run would do."""
 
     def render(console: Console) -> None:
-        console.print(Text.assemble((plan.collection, "bold"), " from ", plan.source))
+        console.print(Text.assemble((plan.collection, "bold"), " from ", line(plan.source)))
         if plan.changes_nothing:
             console.print(f"  Nothing would change: {plan.unchanged:,} documents are as they were.")
         for verb, style, names in (
@@ -69,7 +71,7 @@ def plan_report(plan: IngestPlan) -> Render:
             ("delete", "red", plan.deleted),
         ):
             for name in names[:_LISTED]:
-                console.print(Text.assemble("  ", (f"{verb:<7}", style), name))
+                console.print(Text.assemble("  ", (f"{verb:<7}", style), line(name)))
             if len(names) > _LISTED:
                 console.print(Text(f"  {verb:<7}… and {len(names) - _LISTED:,} more", style="dim"))
         counts = {"add": len(plan.added), "change": len(plan.changed), "delete": len(plan.deleted)}
@@ -99,9 +101,9 @@ def search_hits(collection: str, hits: Sequence[SearchHit]) -> Render:
 def show_hit(console: Console, rank: int, hit: SearchHit) -> None:
     """Print one hit: a line with title, headings, source and score, then a few lines of text."""
     path = hit.metadata.get("heading_path")
-    heading = [str(part) for part in path] if isinstance(path, list | tuple) else []
-    title = str(hit.metadata.get("title") or hit.document_id)
-    source = str(hit.metadata.get("source") or hit.document_id)
+    heading = [line(str(part)) for part in path] if isinstance(path, list | tuple) else []
+    title = line(str(hit.metadata.get("title") or hit.document_id))
+    source = line(str(hit.metadata.get("source") or hit.document_id))
     headline = Text.assemble((f"{rank}. ", "dim"), (title, "bold cyan"))
     for part in heading:
         if part != title:
@@ -112,7 +114,7 @@ def show_hit(console: Console, rank: int, hit: SearchHit) -> None:
     headline.truncate(width, overflow="ellipsis", pad=True)
     headline.append(f" {hit.score:.3f}", style="green")
     console.print(headline, no_wrap=True)
-    console.print(Padding(Text(snippet(hit.text, heading)), (0, 0, 0, 3)))
+    console.print(Padding(Text(line(snippet(hit.text, heading))), (0, 0, 0, 3)))
 
 
 def snippet(text: str, heading: Sequence[str] = (), limit: int = 240) -> str:
@@ -162,7 +164,7 @@ def verification(name: str, checked: VerifyReport) -> Render:
         sentence += f"{checked.canaries} canaries within {checked.canary_difference:.1e}"
         console.print(Text.assemble(sentence + " ", ("ok", "bold green") if checked.ok else ("not ok", "bold red")))
         for problem in checked.problems:
-            console.print(Text(f"  {problem}", style="red"))
+            console.print(Text(f"  {line(problem)}", style="red"))
 
     return render
 
@@ -214,5 +216,5 @@ def _cell(value: object) -> Text:
     if isinstance(value, int) and not isinstance(value, bool):
         return Text(f"{value:,}")
     if isinstance(value, list | tuple):
-        return Text(", ".join(map(str, value)) or "none")
-    return Text("" if value is None else str(value))
+        return Text(line(", ".join(map(str, value))) or "none")
+    return Text("" if value is None else line(str(value)))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.printable import paragraphs
 from pipelines.rendering import Render, layers_text, show_hit, timed
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def demo_result(result: DemoResult) -> Render:
                 f"of {result.store}, layers {layers_text(report.layers)}"
             )
         for warning in report.warnings:
-            console.print(Text(f"  Warning: {warning}", style="yellow"))
+            console.print(Text(f"  Warning: {paragraphs(warning)}", style="yellow"))
         for answer in result.answers:
             if answer.question.shown:
                 _show_answer(console, answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -72,3 +73,47 @@ def test_index_verbose_names_its_stages_and_keeps_stdout_pure(
     assert indexed.json["documents_added"] == 3
     assert re.search(r"^reading documents: 3, \d+\.\d s$", indexed.err, re.MULTILINE)
     assert re.search(r"^embedding documents: 3, \d+\.\d s$", indexed.err, re.MULTILINE)
+
+
+STEERING = "\x1b[2J\x1b]0;owned\x07\x9b31m\x08\x7f"
+
+
+def assert_cannot_steer(printed: str) -> None:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed)  # rich's own colours
+    assert not [character for character in plain if ord(character) < 32 and character != "\n"]
+    assert not [character for character in plain if 0x7F <= ord(character) < 0xA0]
+
+
+def test_search_hit_that_steers_the_terminal_is_shown_as_text(
+    kvembed: Command, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    record = {"id": f"one{STEERING}", "title": f"Title{STEERING}\n9. Faked", "text": f"words {STEERING} more words"}
+    rows.write_text(json.dumps(record) + "\n")
+    planned = kvembed("plan", rows, "-c", "rows", "--model", tiny_model_dir, "--layers", "1")
+    assert_cannot_steer(planned.out)
+    assert "add    one" in planned.out
+    kvembed("index", rows, "-c", "rows", "--model", tiny_model_dir, "--layers", "1")
+    found = kvembed("search", "rows", "words")
+    assert_cannot_steer(found.out)
+    assert "more words" in found.out
+    assert not re.search(r"^9\. Faked", found.out, re.MULTILINE), "a title must not look like a hit of its own"
+    assert kvembed("search", "rows", "words", "--json").json["hits"][0]["document_id"] == record["id"]
+
+
+def test_quarantine_of_a_name_that_steers_the_terminal_is_shown_as_text(
+    kvembed: Command, handbook: Path, tiny_model_dir: Path
+) -> None:
+    name = b"bad\x1b[2J\n  delete all.md"
+    (handbook / os.fsdecode(name)).write_bytes(b"\x00\x01\x02")
+    indexed = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    assert indexed.code == 3
+    assert "1 quarantined" in indexed.out
+    for shown in (indexed, kvembed("status", "hb"), kvembed("plan", handbook, "-c", "hb")):
+        assert_cannot_steer(shown.out)
+        assert not re.search(r"^  delete ", shown.out, re.MULTILINE)
+
+
+def test_error_that_quotes_a_document_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().report(ValueError(f"no {STEERING}"))
+    assert_cannot_steer(capsys.readouterr().err)
