@@ -54,7 +54,7 @@ def run_index(
         model: Folder or hub id of a decoder-only model, or `kvembed.DEMO_MODEL`.
         layers: Re-routing layers; "auto" takes the collection's own, or chooses from the corpus.
         encoder: Further fields of `EncoderConfig`, as its `to_dict` gives them; `model` and `layers` win over it.
-        chunking: How documents are cut; defaults of `ChunkingConfig`.
+        chunking: How documents are cut; None as `pipelines.ingest` takes it.
         delete: What happens to documents that left the source.
         fields: `id_field`, `text_field`, `title_field` of a source of records.
         device: Torch device; the best one present when None.

@@ -45,15 +45,19 @@ def pipeline_version(fingerprint: str, chunking: ChunkingConfig) -> str:
 
 @dataclass(slots=True)
 class IngestRun:
-    """State of one run; `survey` comes first, then `execute`."""
+    """State of one run; `survey` comes first, then `execute`.
+
+    `asked` is the chunking the caller named; None takes the collection's own, or the default for a new one.
+    """
 
     store: Store
     source: Source
     name: str
     encoder: KVEncoder
-    chunking: ChunkingConfig
+    asked: ChunkingConfig | None
     delete: Delete
     progress: Progress
+    chunking: ChunkingConfig = field(init=False, default_factory=ChunkingConfig)
     collection: Collection | None = None
     found: Survey = field(default_factory=lambda: Survey("", None))
     sample: ChunkSample | None = None
@@ -72,6 +76,8 @@ class IngestRun:
         """Compare the source with the ledger; with `count`, cut what is new to see how much there is to embed."""
         started = perf_counter()
         self.collection = find_collection(self.store, self.name)
+        stored = self.collection.manifest.chunking if self.collection is not None else {}
+        self.chunking = self.asked or ChunkingConfig.from_dict(stored)
         if self.collection is not None:
             self.encoder = adopt_layers(self.encoder, self.collection.manifest)
             check_same(self.collection, self.encoder, self.chunking)

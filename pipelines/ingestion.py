@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
-from pipelines.chunking import ChunkingConfig
 from pipelines.ingest_run import IngestRun
 from pipelines.physical import check_name
 from pipelines.planning import Delete, DeletionGuard, check_deletions
@@ -15,6 +14,7 @@ from pipelines.store import open_store, open_store_to_look
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
+    from pipelines.chunking import ChunkingConfig
     from pipelines.documents import Document
     from pipelines.report import IngestPlan, IngestReport, Progress
     from pipelines.sources import Source
@@ -46,7 +46,7 @@ def ingest(
         store: Folder, URL or client; None takes the one of the settings.
         name: Collection; made when there is none.
         encoder: Fills the collection. Layers "auto" become those of the collection, or are chosen from the corpus.
-        chunking: How documents are cut.
+        chunking: How documents are cut; None cuts as the collection was cut, a new one as `ChunkingConfig` does.
         delete: Documents that are gone from the source: "guarded" refuses when they are many, "all" deletes them,
             "none" keeps them.
         guard: What many is; None takes 20% above 5 documents, and 100 documents. All documents of a collection
@@ -98,9 +98,7 @@ def _start(
     check_name(name)
     if delete not in get_args(Delete):
         raise ValueError(f"delete is {delete!r}; legal are {', '.join(get_args(Delete))}")
-    return IngestRun(
-        store, open_source(source), name, encoder, chunking or ChunkingConfig(), delete, progress or _silent
-    )
+    return IngestRun(store, open_source(source), name, encoder, chunking, delete, progress or _silent)
 
 
 def _silent(stage: str, done: int, total: int | None) -> None:

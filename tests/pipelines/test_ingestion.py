@@ -465,6 +465,20 @@ def test_ingest_other_chunking_is_refused_naming_both_values() -> None:
         run(client, documents(1), chunking=ChunkingConfig(max_tokens=20))
 
 
+def test_ingest_no_chunking_named_adopts_the_stored_one() -> None:
+    """Who names none has not asked for the default; a new collection takes that."""
+    client, clean = WatchedClient(), WatchedClient()
+    run(client, [long_document(["Alpha", "Beta"])])
+    found = [long_document(["Alpha", "Gamma", "Delta"])]
+    assert plan(Source([*found]), client, "notes", FakeEncoder()).changed == ("long",)
+    assert run(client, found, chunking=None).documents_changed == 1
+    run(clean, found)
+    assert contents(client, "notes") == contents(clean, "notes")
+    run(fresh := WatchedClient(), found, chunking=None)
+    with open_collection(fresh, "notes", encoder=FakeEncoder()) as collection:
+        assert collection.manifest.chunking == ChunkingConfig().to_dict()
+
+
 def test_ingest_same_model_under_another_name_is_the_same_encoder() -> None:
     client = WatchedClient()
     run(client, documents(1))
