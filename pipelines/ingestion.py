@@ -41,6 +41,13 @@ def ingest(
     itself: its new points are written, then its ledger entry, then its old points are deleted. A run that ends
     early leaves what it committed, and the next one continues.
 
+    A collection mirrors one source: documents that another source put there are gone from this one. With
+    `delete="none"` a source adds to what is there.
+
+    A collection has one writer at a time. An embedded folder is locked; on a server two runs that overlap would
+    take each other's unfinished documents for those of a crash, and undo them. There is no lease yet, so see to it
+    that they do not.
+
     Args:
         source: Folder, file, `.jsonl`, `.parquet`, `hf:NAME[:CONFIG][:SPLIT]`, a `Source`, or documents.
         store: Folder, URL or client; None takes the one of the settings.
