@@ -136,24 +136,26 @@ def states(found: Sequence[CollectionStatus]) -> Render:
         if not found:
             console.print("This store holds no collections; make one with `kvembed index SOURCE -c NAME`.")
             return
-        rows = [
-            {
-                "collection": state.collection,
-                "documents": state.documents,
-                "chunks": state.chunks,
-                "quarantined": len(state.quarantined),
-                "model": state.encoder["model"],
-                "layers": state.encoder["layers"],
-                "changed": state.changed_at.replace("T", " ")[:16] + (" interrupted" if state.interrupted else ""),
-            }
-            for state in found
-        ]
-        records_table("", rows, {key: key for key in rows[0]})(console)
+        for state in found:
+            _state(console, state)
         if len(found) == 1:
-            console.print(f"Fingerprint {found[0].fingerprint}")
+            console.print(f"  fingerprint {found[0].fingerprint}")
             _quarantine(console, found[0].quarantined)
 
     return render
+
+
+def _state(console: Console, state: CollectionStatus) -> None:
+    """Print lines, not a table: one with these columns would break words at 80 characters."""
+    layers = state.encoder["layers"]
+    numbers = [int(str(layer)) for layer in layers] if isinstance(layers, list | tuple) else []
+    holds = f"{state.documents:,} documents, {state.chunks:,} chunks"
+    quarantined = f", {len(state.quarantined):,} quarantined" if state.quarantined else ""
+    changed = state.changed_at.replace("T", " ")[:16] or "never"
+    console.print(Text(line(state.collection), style="bold"))
+    console.print(Text.assemble("  holds       ", holds, (quarantined, "yellow")))
+    console.print(Text(f"  encoder     {line(str(state.encoder['model']))}, layers {layers_text(numbers)}"))
+    console.print(Text.assemble("  changed     ", changed, (", interrupted" if state.interrupted else "", "yellow")))
 
 
 def verification(name: str, checked: VerifyReport) -> Render:

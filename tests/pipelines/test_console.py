@@ -114,6 +114,19 @@ def test_quarantine_of_a_name_that_steers_the_terminal_is_shown_as_text(
         assert not re.search(r"^  delete ", shown.out, re.MULTILINE)
 
 
+def test_status_at_80_columns_breaks_no_word(
+    kvembed: Command, handbook: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (handbook / "bad.md").write_bytes(b"\x00\x01\x02")
+    kvembed("index", handbook, "-c", "engineering-handbook-2026", "--model", tiny_model_dir, "--layers", "1,2")
+    monkeypatch.setenv("COLUMNS", "80")
+    for shown in (kvembed("status").out, kvembed("status", "engineering-handbook-2026").out):
+        assert {"engineering-handbook-2026", "documents,", "quarantined", f"{tiny_model_dir.name},"} <= set(
+            shown.split()
+        )
+        assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_error_that_quotes_a_document_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().report(ValueError(f"no {STEERING}"))
     assert_cannot_steer(capsys.readouterr().err)
