@@ -81,8 +81,8 @@ def select_layers(encoder: KVEncoder, texts: Sequence[str]) -> DimensionProfile:
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < MINIMUM_TEXTS:
         raise DegenerateStatesError(
-            f"{len(distinct)} distinct texts; choosing layers needs at least {MINIMUM_TEXTS}, "
-            f"better {RECOMMENDED_TEXTS}; give more texts or name the layers"
+            f"{len(distinct)} distinct texts are too few to measure layers on; "
+            f"give at least {MINIMUM_TEXTS}, better {RECOMMENDED_TEXTS}"
         )
     dimensions = tuple(intrinsic_dimension(states) for states in encoder.last_token_states(distinct))
     first = first_candidate(encoder.num_layers)

@@ -49,8 +49,9 @@ def test_select_layers_is_the_same_whatever_is_configured(make_encoder: Callable
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a", "b"] * 50])
 def test_select_layers_of_few_texts_is_an_error(tiny_encoder: KVEncoder, texts: list[str]) -> None:
-    with pytest.raises(DegenerateStatesError, match=r"distinct texts; choosing layers needs at least 20"):
+    with pytest.raises(DegenerateStatesError, match=r"distinct texts are too few .*; give at least 20") as caught:
         select_layers(tiny_encoder, texts)
+    assert "name the layers" not in str(caught.value), "`kvembed layers` takes none"
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(1, 0), (2, 1), (4, 1), (10, 2), (28, 5), (36, 7)])
