@@ -1,6 +1,7 @@
 """`kvembed`: argument parsing and printing, nothing else.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with quarantined documents, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with quarantined documents (a plan ends with 0 then),
+130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ def plan(
     debug: options.Debug = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Tell what `index` would do with the same options, and write nothing."""
+    """Tell what `index` would do with the same options, and write nothing.
+
+    It ends with 0 also when it lists quarantined documents; `index` ends with 3 then.
+    """
     request = IndexRequest(
         source=source,
         fields={"id_field": id_field, "text_field": text_field, "title_field": title_field},

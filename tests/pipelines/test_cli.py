@@ -146,6 +146,14 @@ def test_index_with_a_binary_file_ends_with_3(kvembed: Command, handbook: Path, 
     assert kvembed("index", handbook, "-c", "hb", "--json").code == 3
 
 
+def test_plan_with_a_binary_file_ends_with_0_as_its_help_says(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    (handbook / "bad.md").write_bytes(b"\x00\x01\x02")
+    planned = kvembed("plan", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    assert planned.code == 0
+    assert "bad.md" in planned.out
+    assert "ends with 0 also when it lists quarantined documents" in " ".join(kvembed("plan", "--help").out.split())
+
+
 def test_verify_missing_points_fails_and_says_how_many(kvembed: Command, handbook: Path, tiny_model_dir: Path):
     kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
     good = kvembed("verify", "hb")
