@@ -47,7 +47,7 @@ def read_dataset(folder: str | Path) -> RetrievalDataset:
     corpus, queries = root / "corpus.jsonl", root / "queries.jsonl"
     qrels = next((root / name for name in _QRELS if (root / name).is_file()), None)
     if qrels is None or not corpus.is_file() or not queries.is_file():
-        raise SourceError(f"{root} is not a data set to evaluate on; give {_LAYOUT}")
+        raise SourceError(f"{root} is not a data set to evaluate on: {_missing(root)}; give {_LAYOUT}")
     texts = dict(_queries(queries))
     judgements = _judgements(qrels)
     judged = {query: grades for query, grades in judgements.items() if query in texts}
@@ -74,6 +74,15 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(record.get("_id"), str | int):
             raise SourceError(f"{path} line {number} has no _id; every document needs one")
         yield str(record["_id"]), f"{record.get('title') or ''} {record.get('text') or ''}"
+
+
+def _missing(root: Path) -> str:
+    if not root.is_dir():
+        return "it is a file" if root.exists() else "there is no such folder"
+    lacking = [name for name in ("corpus.jsonl", "queries.jsonl") if not (root / name).is_file()]
+    if not any((root / name).is_file() for name in _QRELS):
+        lacking.append(f"judgements ({' or '.join(_QRELS)})")
+    return f"it lacks {' and '.join(lacking)}"
 
 
 def _queries(path: Path) -> Iterator[tuple[str, str]]:

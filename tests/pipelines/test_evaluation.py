@@ -210,6 +210,22 @@ def test_read_dataset_without_a_file_describes_the_layout(dataset: Path, missing
         read_dataset(dataset)
 
 
+def test_read_dataset_without_judgements_names_where_they_may_lie(dataset: Path):
+    (dataset / "qrels" / "test.tsv").unlink()
+    with pytest.raises(SourceError, match=r"it lacks judgements \(qrels\.tsv or qrels/test\.tsv\); give"):
+        read_dataset(dataset)
+    (dataset / "queries.jsonl").unlink()
+    with pytest.raises(SourceError, match=r"it lacks queries\.jsonl and judgements"):
+        read_dataset(dataset)
+
+
+def test_read_dataset_that_is_no_folder_says_so(dataset: Path):
+    with pytest.raises(SourceError, match=r"there is no such folder"):
+        read_dataset(dataset / "nowhere")
+    with pytest.raises(SourceError, match=r"it is a file"):
+        read_dataset(dataset / "corpus.jsonl")
+
+
 def test_read_dataset_takes_judgements_without_a_header(dataset: Path):
     (dataset / "qrels" / "test.tsv").write_text("1\t2\t1\n2\t1\t1\n")
     assert set(read_dataset(dataset).judgements) == {"1", "2"}
