@@ -80,7 +80,7 @@ def verify(store: StoreLike | None, name: str, *, model: str | None = None) -> V
 
 
 def verify_collection(store: Store, collection: Collection, encoder: KVEncoder) -> VerifyReport:
-    """Check one collection that is open already; memory grows with nothing."""
+    """Check one collection that is open already, batch by batch; only ids of what is wrong are kept."""
     points = PointStore(store, collection.physical)
     documents, missing, lacking = _missing(collection, points)
     chunks, stray = _stray(collection, points)
