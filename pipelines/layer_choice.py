@@ -69,6 +69,6 @@ def resolve_layers(encoder: KVEncoder, texts: list[str]) -> tuple[KVEncoder, dic
         return (
             encoder.with_layers(layers),
             None,
-            f"layers {list(layers)} were taken at half depth, not chosen from the corpus: {error}",
+            f"layers {list(layers)} were taken at half depth, not chosen from the corpus: {error}, or name the layers",
         )
     return encoder.with_layers(profile.layers), cast("dict[str, JSON]", profile.to_dict()), None

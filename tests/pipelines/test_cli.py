@@ -45,6 +45,7 @@ def test_index_then_search_answers_with_the_documents(kvembed: Command, handbook
     assert indexed.code == 0
     assert "3 added" in indexed.out
     assert "at half depth" in indexed.out  # three documents are too few to choose layers from
+    assert "give at least 20, better 1000, or name the layers" in " ".join(indexed.out.split())
 
     found = kvembed("search", "hb", "flour and water", "--json")
     assert found.code == 0
