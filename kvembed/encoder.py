@@ -144,6 +144,11 @@ class KVEncoder:
         """Content tokens of a document that always fit: max_length without prompt, special tokens and seams."""
         return self._prompts["document"].budget
 
+    @property
+    def document_overhead(self) -> int:
+        """Tokens that the document prompt and the special tokens add to a text."""
+        return self._prompts["document"].overhead
+
     def encode_document(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Embed texts to be found.
 

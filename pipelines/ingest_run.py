@@ -191,7 +191,8 @@ class IngestRun:
         tokenizer = self.encoder.tokenizer
         texts = [chunk.embedded_text for chunk in chunker.chunks(document)]  # all of them, or it is not written
         self.chunks += len(texts)
-        self.tokens += sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+        overhead = self.encoder.document_overhead
+        self.tokens += sum(len(tokenizer.encode(text, add_special_tokens=False).ids) + overhead for text in texts)
 
     def _with_cost(self, planned: IngestPlan) -> IngestPlan:
         last = self.collection.ledger.run() if self.collection else None

@@ -49,7 +49,7 @@ class IngestPlan:
     chunks_to_embed: int | None = None
     """None where the plan was made without cutting documents."""
     tokens_to_embed: int | None = None
-    """Content tokens, prompts not counted."""
+    """Tokens the model will see, prompts included."""
     seconds_to_embed: float | None = None
     """From the speed of the last run into this collection; None when there was none."""
 

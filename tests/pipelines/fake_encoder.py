@@ -58,6 +58,7 @@ class FakeEncoder:
     num_layers = 8
     reroutable_layers = tuple(range(8))
     document_budget = 200
+    document_overhead = 5
 
     def __init__(self, config: FakeConfig | None = None, *, poison: str | None = None) -> None:
         self.config = config or FakeConfig()
@@ -89,7 +90,7 @@ class FakeEncoder:
         assert self.config.layers != "auto"
         self.texts.extend(texts)
         vectors = np.stack([self._vector(text) for text in texts])
-        tokens = np.array([len(text.split()) + 5 for text in texts])
+        tokens = np.array([len(text.split()) + self.document_overhead for text in texts])
         return FakeEncoding(vectors, tokens, np.zeros(len(texts), dtype=np.int64))
 
     def last_token_states(self, texts: Sequence[str]) -> NDArray[np.float32]:
