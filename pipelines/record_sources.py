@@ -113,9 +113,10 @@ class ParquetSource:
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(self._path) as table:
+            # Without Arrow's read-ahead threads: they may outlive a reader that stops early and closes the file.
+            with parquet.ParquetFile(self._path, pre_buffer=False) as table:
                 check_fields(self._fields, table.schema_arrow.names, self.description)
-                for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
                     yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"{self.description} cannot be read as Parquet: {error}; write the file again") from None
