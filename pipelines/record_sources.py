@@ -113,10 +113,9 @@ class ParquetSource:
         from pyarrow import parquet
 
         try:
-            # Without Arrow's read-ahead threads: they may outlive a reader that stops early and closes the file.
-            with parquet.ParquetFile(self._path, pre_buffer=False) as table:
+            with parquet.ParquetFile(self._path) as table:
                 check_fields(self._fields, table.schema_arrow.names, self.description)
-                for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
+                for batch in table.iter_batches(batch_size=_BATCH_ROWS):
                     yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"{self.description} cannot be read as Parquet: {error}; write the file again") from None
