@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -66,6 +68,22 @@ def random_llama(*, layers: int = 4, seed: int = 0) -> LlamaModel:
             initializer_range=0.2,
         )
     ).eval()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test marked `alone` in a process of its own.
+
+    CPython 3.11's tracemalloc crashes when a native thread, such as one of Prefect's, enters Python while it traces.
+    """
+    if pyfuncitem.get_closest_marker("alone") is None or "KVEMBED_TEST_ALONE" in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", pyfuncitem.nodeid]
+    environment = {**os.environ, "KVEMBED_TEST_ALONE": "1"}
+    root = pyfuncitem.config.rootpath
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -616,6 +616,7 @@ def test_plan_of_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.alone
 def test_ingest_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixty documents of 400 kB: held at once they would take 24 MB, four times what a run may hold."""
     monkeypatch.setattr("pipelines.planning._CHARACTERS", 1_000_000)

@@ -179,6 +179,7 @@ def test_jsonl_compressed_is_read_and_cut_off_is_an_error(tmp_path, suffix, comp
         read(path)
 
 
+@pytest.mark.alone
 def test_jsonl_memory_does_not_grow_with_the_file(path):
     with path.open("wb") as file:
         for number in range(5_000):
