@@ -163,6 +163,8 @@ class KVEncoder:
             LayersUnresolvedError: layers is "auto".
             NonFiniteVectorError: the model produced NaN or infinity.
             ReroutingNotAppliedError: a chosen layer ran without re-routing.
+            TypeError: texts is a single str, or holds something else.
+            ValueError: a text has half a character.
         """
         return self.encode_counted(texts, "document", show_progress=show_progress).vectors
 
@@ -177,6 +179,12 @@ class KVEncoder:
             texts: Any number of texts.
             role: Which prompt wraps them.
             show_progress: Draw a progress bar on stderr.
+
+        Returns:
+            Vectors, tokens used and tokens cut, each in input order.
+
+        Raises:
+            KVEmbedError, TypeError, ValueError: as `encode_document`.
         """
         self._layers()
         prompted = self._prompts[role].apply(_checked_texts(texts))
@@ -190,7 +198,7 @@ class KVEncoder:
         return Encoding(vectors, np.array(lengths, dtype=np.int64), _truncated(prompted))
 
     def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> NDArray[np.float32]:
-        """Embed token ids that already hold the prompt, padded on either side.
+        """Embed token ids that already hold the prompt, padded on either side; none are cut.
 
         Args:
             input_ids: (B, T) int64.

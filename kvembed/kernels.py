@@ -23,7 +23,7 @@ class AttentionInputs:
         key: (B, G, T, D), after rotary embedding.
         value: (B, G, T, D), or of another head size than the key's (multi-head latent attention).
         scale: Factor of the logits, mostly 1/sqrt(D).
-        mask: (B or 1, H or 1, T, T), True or 0 where a query may look; None means causal.
+        mask: (B or 1, H or 1, T, T), bool (True: may look) or additive (-inf: may not); None means causal.
         softcap: Bound c of logits x -> c tanh(x/c), or None.
         sinks: (H,) logits of a slot without a value (gpt-oss), or None.
     """

@@ -27,7 +27,7 @@ from pipelines.progress import Stages, stage_bars
 if TYPE_CHECKING:
     from pipelines.report import Progress
 
-DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, QUARANTINED, INTERRUPTED = 0, 1, 3, 130
 
 
 class Terminal:
