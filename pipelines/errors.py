@@ -10,14 +10,19 @@ PipelineError
 │   │   ├── StoreFullError
 │   │   ├── CollectionNotFoundError
 │   │   ├── ForeignCollectionError
+│   │   ├── NoPreviousGenerationError
 │   │   └── InvalidCollectionNameError
 │   ├── ChunkingError             a chunking that no document can be cut by
 │   ├── EncoderMismatchError      the collection was filled in another way
 │   ├── ModelUnavailableError     the exact encoder of a collection is not here
 │   ├── DeletionGuardError        too much would be deleted
+│   ├── TooManyQuarantinedError   the run is going wrong
+│   ├── RebuildError              a new generation is not fit to take the old one's place
 │   └── ManifestError             the collection's own description is unusable
 └── TransientError                the same call may succeed later
-    └── StoreUnavailableError
+    ├── StoreUnavailableError
+    ├── CollectionBusyError       another run is writing
+    └── LeaseLostError            another run took over
 ```
 
 A flow retries `TransientError` and nothing else. One bad document is no error
@@ -95,6 +100,17 @@ class ForeignCollectionError(StoreError):
         )
 
 
+class NoPreviousGenerationError(StoreError):
+    """There is nothing to roll back to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"collection {name!r} has no previous generation; one is kept after an encoder or a chunking changed, "
+            "until `kvembed prune` removes it"
+        )
+
+
 class InvalidCollectionNameError(StoreError):
     """A name that Qdrant, or a file system below it, refuses."""
 
@@ -143,6 +159,25 @@ class DeletionGuardError(TerminalError):
         )
 
 
+class TooManyQuarantinedError(TerminalError):
+    """More documents than allowed could not be indexed; what was committed before stays."""
+
+    def __init__(self, collection: str, count: int, allowed: int, first: Sequence[str]) -> None:
+        self.collection = collection
+        self.count = count
+        self.allowed = allowed
+        self.first = tuple(first)
+        super().__init__(
+            f"{count} documents of this run into collection {collection!r} could not be indexed, where "
+            f"{allowed} are allowed, first: {'; '.join(self.first)}; what was committed stays; "
+            "mend the cause and run again, or raise `--max-quarantined`"
+        )
+
+
+class RebuildError(TerminalError):
+    """A new generation of a collection cannot be built, or is not fit to take the old one's place."""
+
+
 class ManifestError(TerminalError):
     """A collection's manifest is damaged, or newer than this version reads."""
 
@@ -151,17 +186,45 @@ class StoreUnavailableError(TransientError):
     """The server did not answer, or asked to come back later."""
 
 
+class CollectionBusyError(TransientError):
+    """Another run holds the collection's write lease."""
+
+    def __init__(self, collection: str, holder: str) -> None:
+        self.collection = collection
+        self.holder = holder
+        super().__init__(
+            f"collection {collection!r} is being written by {holder}; nothing was changed; "
+            "wait until that run is done, or pass `--wait SECONDS`"
+        )
+
+
+class LeaseLostError(TransientError):
+    """The write lease went to another run while this one was silent; it stopped before its next write."""
+
+    def __init__(self, collection: str, holder: str) -> None:
+        self.collection = collection
+        self.holder = holder
+        super().__init__(
+            f"the write lease of collection {collection!r} went to {holder} while this run was silent; "
+            "it stopped before its next write, what it committed stays"
+        )
+
+
 __all__ = [
     "JSON",
     "ChunkingError",
+    "CollectionBusyError",
     "CollectionNotFoundError",
     "DeletionGuardError",
     "EncoderMismatchError",
     "ForeignCollectionError",
     "InvalidCollectionNameError",
+    "LeaseLostError",
     "ManifestError",
     "ModelUnavailableError",
+    "NoPreviousGenerationError",
     "PipelineError",
+    "RebuildError",
     "SourceError",
     "StoreError",
     "StoreFullError",
@@ -169,5 +232,6 @@ __all__ = [
     "StoreNotFoundError",
     "StoreUnavailableError",
     "TerminalError",
+    "TooManyQuarantinedError",
     "TransientError",
 ]
