@@ -20,6 +20,7 @@ class Draft:
         content_hash: Of it.
         before: What the ledger says of it.
         point_ids: Points of the new form so far, in order.
+        digests: `points.payload_digest` of every point so far, by the chunk's index.
         waiting: Chunks that are cut and not encoded yet.
         complete: All chunks are cut.
         failure: Why it cannot be committed.
@@ -32,6 +33,7 @@ class Draft:
     content_hash: str
     before: LedgerEntry | None
     point_ids: list[str] = field(default_factory=list)
+    digests: dict[int, bytes] = field(default_factory=dict)
     waiting: int = 0
     complete: bool = False
     failure: Quarantine | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PAGE = 2000
 _BATCH = 256
-_BRIEF = ["kind", "document_id", "source", "content_hash", "settled", "status", "quarantine"]
+_BRIEF = ["kind", "document_id", "source", "content_hash", "text_hash", "settled", "status", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,10 @@ class LedgerEntry:
         document_id: As the source names it.
         source: Where it came from.
         content_hash: Of the form whose points are searchable; "" when none ever was.
+        text_hash: `text_hash` of that form, by which a document is known again under another id; "" when unknown.
         point_ids: Points of that form, in document order; empty in entries that were read in brief.
         settled: The points are exactly those of `content_hash`; False when a write of a later form was cut short.
+        payload_hash: `points.payload_hash` of the points; "" when unknown.
         quarantine: Why its present form is not searchable, if it is not.
         generation: Number of the run that wrote the entry.
         truncated_chunks: Chunks that were cut to fit.
@@ -64,8 +66,10 @@ class LedgerEntry:
     document_id: str
     source: str
     content_hash: str = ""
+    text_hash: str = ""
     point_ids: tuple[str, ...] = ()
     settled: bool = True
+    payload_hash: str = ""
     quarantine: Quarantine | None = None
     generation: int = 0
     truncated_chunks: int = 0
@@ -225,8 +229,10 @@ def _point(entry: LedgerEntry) -> models.PointStruct:
         "document_id": entry.document_id,
         "source": entry.source,
         "content_hash": entry.content_hash,
+        "text_hash": entry.text_hash,
         "point_ids": list(entry.point_ids),
         "settled": entry.settled,
+        "payload_hash": entry.payload_hash,
         "status": entry.status,
         "quarantine": reasons,
         "generation": entry.generation,
@@ -243,8 +249,10 @@ def _entry(payload: Mapping[str, JSON]) -> LedgerEntry:
         document_id=str(payload["document_id"]),
         source=str(payload["source"]),
         content_hash=str(payload["content_hash"]),
+        text_hash=str(payload.get("text_hash", "")),
         point_ids=tuple(cast("Sequence[str]", payload.get("point_ids", ()))),
         settled=bool(payload["settled"]),
+        payload_hash=str(payload.get("payload_hash", "")),
         quarantine=Quarantine(**why) if why else None,
         generation=int(cast("float", payload.get("generation", 0))),
         truncated_chunks=int(cast("float", payload.get("truncated_chunks", 0))),

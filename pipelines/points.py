@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,6 +86,38 @@ def payload(document: Document, chunk: Chunk, *, truncated_tokens: int = 0) -> d
     if truncated_tokens:
         metadata["truncated_tokens"] = truncated_tokens
     return {CONTENT_KEY: chunk.text, METADATA_KEY: metadata}
+
+
+def text_hash(text: str) -> str:
+    """Hash a document's text alone, by which it is known again under another id; 32 hexadecimal digits."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def payload_digest(described: Mapping[str, JSON]) -> bytes:
+    """Hash a payload so that it is recognised when it comes back from the store; 32 bytes.
+
+    Numbers count to twelve digits: a store may hand back 1 for 1.0, or the last bit of a fraction changed.
+    """
+    text = json.dumps(_comparable(described), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).digest()
+
+
+def payload_hash(digests: Iterable[bytes]) -> str:
+    """Hash the payloads of one document, from their digests in document order; 64 hexadecimal digits."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _comparable(value: JSON) -> JSON:
+    if isinstance(value, Mapping):
+        return {key: _comparable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_comparable(inner) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return format(float(value), ".12g")
+        except OverflowError:  # such an integer no store keeps as it is
+            return str(value)
+    return value
 
 
 def _own_metadata(given: Mapping[str, JSON]) -> dict[str, JSON]:

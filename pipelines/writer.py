@@ -18,7 +18,7 @@ from pipelines.encoding import encode_chunks, reason_of
 from pipelines.ledger import LedgerEntry, Quarantine
 from pipelines.manifest import now
 from pipelines.planning import still_quarantined
-from pipelines.points import METADATA_KEY, Occurrences, payload
+from pipelines.points import METADATA_KEY, Occurrences, payload, payload_digest, payload_hash, text_hash
 from pipelines.store import batches
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ class Writer:
         draft.count_cut(cut)
         draft.reused += 1
         fresh = payload(draft.document, chunk, truncated_tokens=cut)
+        draft.digests[chunk.index] = payload_digest(fresh)
         if fresh != stored:
             self._moved[point_id] = fresh
 
@@ -237,6 +238,7 @@ class Writer:
             self.tally.tokens += found.tokens
             item.draft.count_cut(found.truncated_tokens)
             described = payload(item.draft.document, item.chunk, truncated_tokens=found.truncated_tokens)
+            item.draft.digests[item.chunk.index] = payload_digest(described)
             points.append(Point(item.point_id, found.vector, described))
         return points
 
@@ -255,7 +257,9 @@ class Writer:
             document_id=draft.document.id,
             source=draft.document.source,
             content_hash=draft.content_hash,
+            text_hash=text_hash(draft.document.text),
             point_ids=tuple(draft.point_ids),
+            payload_hash=payload_hash(draft.digests[index] for index in range(len(draft.point_ids))),
             generation=self._run.generation,
             truncated_chunks=draft.truncated_chunks,
             truncated_tokens=draft.truncated_tokens,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
 from pipelines.documents import Chunk, Document
-from pipelines.points import Occurrences, ledger_id, payload, point_id
+from pipelines.points import Occurrences, ledger_id, payload, payload_digest, point_id
 
 
 def chunk(text: str, *, document_id: str = "a", index: int = 0, start: int = 0) -> Chunk:
@@ -64,3 +66,25 @@ def test_payload_metadata_with_our_keys_is_kept_under_another_name() -> None:
     assert metadata["meta_meta_title"] == "theirs"
     assert metadata["meta__id"] == 3
     assert metadata["truncated_tokens"] == 7
+
+
+def test_payload_digest_is_the_same_for_what_a_store_may_hand_back():
+    given = {"page_content": "text", "metadata": {"pages": 1, "share": 0.1, "tags": ["a", "b"], "none": None}}
+    returned = {
+        "metadata": {"tags": ("a", "b"), "share": 0.1 + 1e-17, "pages": 1.0, "none": None},
+        "page_content": "text",
+    }
+    assert payload_digest(given) == payload_digest(returned)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"page_content": "Text", "metadata": {"pages": 1}},
+        {"page_content": "text", "metadata": {"pages": 2}},
+        {"page_content": "text", "metadata": {"pages": True}},
+        {"page_content": "text", "metadata": {}},
+    ],
+)
+def test_payload_digest_tells_altered_payloads(other):
+    assert payload_digest({"page_content": "text", "metadata": {"pages": 1}}) != payload_digest(other)
