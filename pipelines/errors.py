@@ -183,7 +183,15 @@ class ManifestError(TerminalError):
 
 
 class StoreUnavailableError(TransientError):
-    """The server did not answer, or asked to come back later."""
+    """The server did not answer, or asked to come back later.
+
+    Attributes:
+        retry_after: Seconds it asked to wait; None when it named no time.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class CollectionBusyError(TransientError):
