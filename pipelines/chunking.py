@@ -123,6 +123,17 @@ class Chunker:
             embedded = text if not title or _begins_with(text, title) else f"{title}\n{text}"
             yield Chunk(document.id, index, text, start, end, paths.at(start), embedded)
 
+    def embedded_forms(self, title: str, text: str) -> Iterator[str]:
+        """Yield what a chunk may have been embedded as; its content hash tells which it was.
+
+        Args:
+            title: Title of the chunk's document.
+            text: The chunk's own text.
+        """
+        yield text
+        if self.config.context == "title" and (shown := self._title(title)):
+            yield f"{shown}\n{text}"
+
     def _spans(self, document: Document, title: str) -> Iterator[tuple[int, int]]:
         prefix = f"{title}\n" if title else ""
         taken = self._count(prefix)
