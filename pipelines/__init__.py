@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipelines.ingestion import ingest, plan
     from pipelines.inventory import CollectionStatus, status
     from pipelines.manifest import Manifest
+    from pipelines.pinned import PinnedCollection
     from pipelines.planning import DeletionGuard
     from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument, SearchHit
     from pipelines.retrieval import OpenCollection, open_collection
@@ -67,6 +68,7 @@ _HOMES = {
     "ModelUnavailableError": "errors",
     "NoPreviousGenerationError": "errors",
     "OpenCollection": "retrieval",
+    "PinnedCollection": "pinned",
     "PipelineError": "errors",
     "Progress": "report",
     "QuarantinedDocument": "report",
@@ -114,6 +116,7 @@ __all__ = [
     "ModelUnavailableError",
     "NoPreviousGenerationError",
     "OpenCollection",
+    "PinnedCollection",
     "PipelineError",
     "Progress",
     "QuarantinedDocument",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipelines.pinned import PinnedCollection
     from pipelines.report import IngestReport, Progress, SearchHit
-    from pipelines.retrieval import OpenCollection
     from pipelines.runners import Runner
 Layers: TypeAlias = Literal["auto"] | tuple[int, ...]
 
@@ -143,7 +143,7 @@ def run_demo(store: str | None = None, *, device: str | None = None, progress: P
         open_collection(opened, COLLECTION, device=device) as routed,
         open_collection(opened, PLAIN_COLLECTION, encoder=routed.encoder.with_layers(())) as unrouted,
     ):
-        answers, plain = _ask(routed, questions), _ask(unrouted, questions)
+        answers, plain = _ask(routed.pinned(), questions), _ask(unrouted.pinned(), questions)
     watch.lap("ask")
     return DemoResult(str(documents), place, reports[0], reports[1], answers, plain, watch.laps)
 
@@ -169,17 +169,17 @@ def module_of(document_id: str) -> str:
     return document_id.removesuffix(".md")
 
 
-def best_documents(opened: OpenCollection, vector: NDArray[np.float32], limit: int) -> tuple[SearchHit, ...]:
+def best_documents(pinned: PinnedCollection, vector: NDArray[np.float32], limit: int) -> tuple[SearchHit, ...]:
     """Find the documents nearest to a query, each by its best chunk.
 
     Args:
-        opened: Collection.
-        vector: (E,) float32, the query's.
+        pinned: Collection.
+        vector: (E,) float32, the query's, by its encoder.
         limit: Documents wanted.
     """
     chunks = 8 * limit
     while True:
-        hits = opened.nearest(vector, chunks)
+        hits = pinned.nearest(vector, chunks)
         best: dict[str, SearchHit] = {}
         for hit in hits:
             best.setdefault(hit.document_id, hit)
@@ -188,10 +188,10 @@ def best_documents(opened: OpenCollection, vector: NDArray[np.float32], limit: i
         chunks *= 4
 
 
-def _ask(opened: OpenCollection, questions: Sequence[Question]) -> tuple[Answer, ...]:
-    vectors = opened.encoder.encode_query([question.question for question in questions])
+def _ask(pinned: PinnedCollection, questions: Sequence[Question]) -> tuple[Answer, ...]:
+    vectors = pinned.encoder.encode_query([question.question for question in questions])
     return tuple(
-        Answer(question, best_documents(opened, vector, DEPTH))
+        Answer(question, best_documents(pinned, vector, DEPTH))
         for question, vector in zip(questions, vectors, strict=True)
     )
 

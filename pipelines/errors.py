@@ -78,11 +78,18 @@ class StoreFullError(StoreError):
 
 
 class CollectionNotFoundError(StoreError):
-    """No collection of that name in the store."""
+    """No collection of that name in the store, or none behind the name any more."""
 
-    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, known: Sequence[str] = (), *, gone: str | None = None) -> None:
         self.name = name
         self.known = tuple(known)
+        self.gone = gone
+        if gone is not None:
+            super().__init__(
+                f"collection {name!r} was found as {gone!r}, which is no longer in this store; "
+                f"build it again with `kvembed index SOURCE -c {name}`"
+            )
+            return
         listed = ", ".join(repr(other) for other in self.known[:10]) or "none"
         super().__init__(
             f"no collection {name!r} in this store; it has: {listed}; create it with `kvembed index SOURCE -c {name}`"

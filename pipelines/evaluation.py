@@ -132,17 +132,18 @@ def evaluate(
     with open_store(QdrantClient(":memory:")) as store:
         report = ingest(source, store, _COLLECTION, encoder, chunking=chunking, progress=progress)
         with open_collection(store, _COLLECTION, encoder=encoder.with_layers(report.layers)) as opened:
+            pinned = opened.pinned()
             started = time.perf_counter()
             texts = list(judged.queries.values())
-            encoded = opened.encoder.encode_counted(texts, "query")
+            encoded = pinned.encoder.encode_counted(texts, "query")
             embedded = time.perf_counter()
-            rankings = _rank(store, opened.physical, judged, encoded.vectors, self_hits, progress)
+            rankings = _rank(store, pinned.physical, judged, encoded.vectors, self_hits, progress)
             seconds = {
                 **report.seconds,
                 "encode_queries": embedded - started,
                 "rank": time.perf_counter() - embedded,
             }
-            manifest = opened.manifest
+            manifest = pinned.manifest
     per_query = score(judgements, rankings)
     return Evaluation(
         dataset=judged.name,

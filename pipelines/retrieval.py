@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pipelines.collection import adopt_layers, check_same, get_collection
-from pipelines.errors import JSON
-from pipelines.model_registry import find_model
-from pipelines.points import CONTENT_KEY, METADATA_KEY
-from pipelines.report import SearchHit
+from pipelines.collection import get_collection
+from pipelines.errors import CollectionNotFoundError, StoreError
+from pipelines.matching import MatchingEncoders
+from pipelines.physical import collections, resolve
+from pipelines.pinned import PinnedCollection
 from pipelines.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
-    import numpy as np
     import torch
     from langchain_core.vectorstores import VectorStoreRetriever
     from langchain_qdrant import QdrantVectorStore
-    from numpy.typing import NDArray
 
     from kvembed import EncoderConfig, KVEncoder
     from kvembed.langchain import KVEmbeddings
     from pipelines.collection import Collection
     from pipelines.manifest import Manifest
+    from pipelines.report import SearchHit
     from pipelines.store import Store, StoreLike
     from pipelines.verification import VerifyReport
+
+T = TypeVar("T")
 
 
 def open_collection(
@@ -47,70 +49,122 @@ def open_collection(
         device: torch device; None takes CUDA if there is any, else the CPU.
 
     Raises:
-        CollectionNotFoundError: no collection of that name.
+        CollectionNotFoundError: no collection of that name, or what the name points to is gone.
         EncoderMismatchError: the encoder or the model given is another one; naming each field and both values.
         ModelUnavailableError: the stored model is not on this machine.
         StoreError: the store refuses.
     """
     opened = open_store(store, create=False)
     try:
-        collection = get_collection(opened, name)
-        return OpenCollection(opened, collection, _matching(collection, encoder, model, device))
+        collection = OpenCollection(opened, name, MatchingEncoders(encoder, model, device))
+        collection.pinned()
+        return collection
     except BaseException:
         opened.close()
         raise
 
 
 class OpenCollection:
-    """A collection and its encoder; close it, or use it in a `with` statement.
+    """A name, open for searching; close it, or use it in a `with` statement.
+
+    The name is an alias. An index run with another encoder or chunking builds a new generation beside the old one
+    and then lets the name point to it, so each request asks first where the name points, and takes encoder and
+    points from there. The first request after a change loads the new encoder, and needs memory for both models;
+    requests wait for it. The one before stays loaded for a rollback. Several threads may ask at once.
+
+    `physical`, `manifest`, `encoder`, `embeddings` and `vector_store` each look anew, like any request. Take those
+    that have to agree, such as vectors and the points to compare them with, from one `pinned()`.
+
+    Where the new encoder cannot be had, or is not the one insisted on when opening, each request fails as
+    `open_collection` would; none is answered by another encoder.
 
     Attributes:
         name: The name it was opened by.
-        physical: The Qdrant collection behind the name at that moment; every search goes there.
-        encoder: The encoder that filled it.
     """
 
-    def __init__(self, store: Store, collection: Collection, encoder: KVEncoder) -> None:
-        self.name = collection.name
-        self.physical = collection.physical
-        self.encoder = encoder
+    def __init__(self, store: Store, name: str, encoders: MatchingEncoders) -> None:
+        self.name = name
         self._store = store
-        self._collection = collection
+        self._encoders = encoders
+        self._pinned: PinnedCollection | None = None
+        self._switching = Lock()
+
+    def pinned(self) -> PinnedCollection:
+        """Return the generation the name points to now, and its encoder; a later change of the name does not move it.
+
+        It can be searched until `kvembed prune` removes the generation, so keep it for one batch of queries.
+
+        Raises:
+            TerminalError: as `open_collection`.
+        """
+        physical = resolve(self._store, self.name)
+        current = self._pinned
+        if current is not None and current.physical == physical:
+            return current
+        with self._switching:  # threads that come meanwhile find the encoder loaded
+            return self._switched()
+
+    def request(self, ask: Callable[[PinnedCollection], T]) -> T:
+        """Ask the generation the name points to; once more if it is removed before it has answered.
+
+        Args:
+            ask: Takes all it needs from the generation given to it.
+
+        Raises:
+            CollectionNotFoundError: there is none, or it was removed again.
+        """
+        try:
+            return ask(self.pinned())
+        except CollectionNotFoundError:  # a slow request, and a swap and a prune behind its back
+            return ask(self.pinned())
+
+    @property
+    def physical(self) -> str:
+        """The Qdrant collection behind the name."""
+        return self.pinned().physical
 
     @property
     def manifest(self) -> Manifest:
         """What the collection says about itself."""
-        return self._collection.manifest
+        return self.pinned().manifest
+
+    @property
+    def encoder(self) -> KVEncoder:
+        """The encoder that filled it."""
+        return self.pinned().encoder
 
     @property
     def embeddings(self) -> KVEmbeddings:
-        """The encoder as LangChain sees it."""
-        from kvembed.langchain import KVEmbeddings
-
-        return KVEmbeddings(self.encoder)
+        """The encoder as LangChain sees it; it stays this one."""
+        return self.pinned().embeddings
 
     @property
     def vector_store(self) -> QdrantVectorStore:
-        """LangChain's vector store over the points."""
-        from langchain_qdrant import QdrantVectorStore
+        """LangChain's vector store over the generation of this moment; `retriever` is what follows the name."""
+        return self.pinned().vector_store
 
-        return QdrantVectorStore(
-            client=self._store.client,
-            collection_name=self.physical,
-            embedding=self.embeddings,
-            content_payload_key=CONTENT_KEY,
-            metadata_payload_key=METADATA_KEY,
-            validate_embeddings=False,  # a check that would embed a text each time; ours was made on opening
-            validate_collection_config=False,
-        )
-
-    def retriever(self, **search_kwargs: JSON) -> VectorStoreRetriever:
-        """Return a LangChain retriever.
+    def retriever(
+        self,
+        *,
+        search_type: Literal["similarity", "similarity_score_threshold", "mmr"] = "similarity",
+        **search_kwargs: object,
+    ) -> VectorStoreRetriever:
+        """Return a LangChain retriever that follows the name, query by query.
 
         Args:
+            search_type: LangChain's way of searching.
             search_kwargs: What LangChain's Qdrant store takes per search, such as k=4 or score_threshold=0.2.
         """
-        return self.vector_store.as_retriever(search_kwargs=dict(search_kwargs))
+        from pipelines.langchain import CollectionRetriever
+
+        made = self.vector_store.as_retriever(search_type=search_type, search_kwargs=search_kwargs)
+        return CollectionRetriever(
+            collection=self,
+            vectorstore=made.vectorstore,
+            tags=made.tags,
+            search_type=search_type,
+            search_kwargs=search_kwargs,
+        )
 
     def search(self, query: str, limit: int = 5) -> list[SearchHit]:
         """Find the chunks nearest to a query, best first.
@@ -119,31 +173,11 @@ class OpenCollection:
             query: Plain words.
             limit: How many, at least 1.
         """
-        return self.nearest(self.encoder.encode_query([query])[0], limit)
-
-    def nearest(self, vector: NDArray[np.float32], limit: int = 5) -> list[SearchHit]:
-        """Find the chunks nearest to a vector of `encoder.encode_query`, best first: `search` for many queries.
-
-        Args:
-            vector: (E,) float32.
-            limit: How many, at least 1.
-        """
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; ask for at least 1")
-        found = self._store.call(
-            self._store.client.query_points,
-            self.physical,
-            query=vector.tolist(),
-            limit=limit,
-            with_payload=True,
-        )
-        return [_hit(point.payload or {}, point.score) for point in found.points]
+        return self.request(lambda pinned: pinned.search(query, limit))
 
     def verify(self) -> VerifyReport:
         """Compare manifest, ledger and points, and embed the canaries again."""
-        from pipelines.verification import verify_collection
-
-        return verify_collection(self._store, self._collection, self.encoder)
+        return self.pinned().verify()
 
     def close(self) -> None:
         """Release the store; a client that was passed in stays open."""
@@ -160,30 +194,24 @@ class OpenCollection:
     ) -> None:
         self.close()
 
-
-def _matching(
-    collection: Collection,
-    given: KVEncoder | EncoderConfig | None,
-    model: str | None,
-    device: str | torch.device | None,
-) -> KVEncoder:
-    from kvembed import EncoderConfig, KVEncoder
-
-    manifest = collection.manifest
-    if given is not None and not isinstance(given, EncoderConfig):
-        encoder = adopt_layers(given, manifest)
-        check_same(collection, encoder)
-        return encoder
-    if given is None:
-        config = manifest.config(model if model is not None else find_model(manifest))
-    else:
-        config = given.with_layers(manifest.layers) if given.layers == "auto" else given
-    check_same(collection, config)  # before a large model is loaded
-    encoder = KVEncoder(config, device=device)
-    check_same(collection, encoder)  # of what was loaded, should the files have changed meanwhile
-    return encoder
+    def _switched(self) -> PinnedCollection:
+        """Look again, for the name may have moved on while this thread waited, and go where it points."""
+        collection = _collection_now(self._store, self.name)
+        current = self._pinned
+        if current is None or current.physical != collection.physical:
+            current = PinnedCollection(self._store, collection, self._encoders.matching(collection))
+            self._pinned = current  # one assignment: a thread sees the old whole or the new whole
+        return current
 
 
-def _hit(payload: Mapping[str, JSON], score: float) -> SearchHit:
-    metadata = cast("Mapping[str, JSON]", payload.get(METADATA_KEY) or {})
-    return SearchHit(str(metadata.get("document_id", "")), score, str(payload.get(CONTENT_KEY, "")), metadata)
+def _collection_now(store: Store, name: str) -> Collection:
+    """Read the manifest behind a name, once more if the collection is removed between look and read."""
+    physical: str | None = None
+    for _ in range(2):
+        physical = resolve(store, name)
+        try:
+            return get_collection(store, name)
+        except (StoreError, ValueError):  # embedded Qdrant has a ValueError for it, a server a 404
+            if physical is None or physical in collections(store):
+                raise
+    raise CollectionNotFoundError(name, gone=physical)

@@ -100,7 +100,8 @@ def test_best_documents_are_distinct_and_in_order(tmp_path: Path):
     result = run_demo(str(tmp_path / "store"))
     assert isinstance(result.to_dict(), Mapping)
     with open_collection(str(tmp_path / "store"), demo.COLLECTION, model=demo.DEMO_MODEL) as opened:
-        hits = best_documents(opened, opened.encoder.encode_query(["gzip"])[0], 3)
+        pinned = opened.pinned()
+        hits = best_documents(pinned, pinned.encoder.encode_query(["gzip"])[0], 3)
     assert len({hit.document_id for hit in hits}) == 3
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     console = Console(width=100, record=True, file=io.StringIO())

@@ -109,8 +109,8 @@ def test_verify_real_encoder_repeats_its_canaries_far_below_the_tolerance(
     # The tolerance must still tell another window of layers from rounding.
     other = make_encoder(layers=(2,))
     with open_collection(client, "notes", encoder=tiny_encoder) as collection:
-        collection.encoder = other
-        assert collection.verify().canary_difference > 10 * TOLERANCE["float32"]
+        mistaken = replace(collection.pinned(), encoder=other)
+        assert mistaken.verify().canary_difference > 10 * TOLERANCE["float32"]
 
 
 def test_status_counts_documents_chunks_and_quarantined() -> None:
