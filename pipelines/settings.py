@@ -25,7 +25,15 @@ class Settings(BaseSettings):
     qdrant_timeout: int = Field(default=60, ge=1)
     """Seconds until a call to the server counts as failed."""
     qdrant_prefer_grpc: bool = True
-    """Speak gRPC where the server's port 6334 answers, REST otherwise."""
+    """Speak gRPC where the server's gRPC port answers, REST otherwise."""
+    qdrant_grpc_port: int | None = Field(default=None, ge=1, le=65535)
+    """gRPC port of that server; without one 6334 beside a REST port of 6333, and no gRPC beside any other."""
+    qdrant_retries: int = Field(default=12, ge=0)
+    """How often a call that the server did not answer is made again, at most."""
+    qdrant_retry_seconds: float = Field(default=120.0, ge=0)
+    """Seconds after which no such call is made again."""
+    lease_seconds: float = Field(default=60.0, gt=0)
+    """How long a writer that cannot be heard keeps the others out of its collection."""
     cache_dir: Path = Path.home() / ".cache" / "kvembed"
     """Folder of this user's registry of models by hash."""
 

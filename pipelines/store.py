@@ -19,10 +19,12 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from pipelines.embedded import settle, write_ahead
-from pipelines.errors import StoreError, StoreNotFoundError, StoreUnavailableError
+from pipelines.errors import StoreError, StoreNotFoundError
+from pipelines.retrying import Retrying, RetryPolicy
 from pipelines.settings import Settings, load_settings
 from pipelines.store_errors import readable, translated
 from pipelines.store_folder import lock_folder, locked, prepare, refuse_foreign
+from pipelines.store_server import connect, without_credentials
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +37,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d+(/.*)?")
-_OLDEST_SERVER = (1, 16)
 
 
 class Store:
@@ -47,32 +48,68 @@ class Store:
         embedded: Points live in this process and on its disk.
     """
 
-    def __init__(self, client: QdrantClient, label: str, *, owned: bool, lock: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        client: QdrantClient,
+        label: str,
+        *,
+        owned: bool,
+        lock: TextIO | None = None,
+        retrying: Retrying | None = None,
+    ) -> None:
         self.client = client
         self.label = label
         self.embedded = isinstance(client._client, QdrantLocal)
         self._owned = owned
         self._grouped = self.embedded and owned  # a client that was passed in keeps the ways of its owner
         self._lock = lock
+        self._retrying = retrying or Retrying(RetryPolicy())
+        self._check: Callable[[], None] | None = None
 
     def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one operation of the client.
+        """Run one operation of the client; where a server does not answer, again, as the settings allow.
 
         Raises:
             StoreError: the store refuses.
-            StoreUnavailableError: the store may answer later.
+            StoreUnavailableError: the store may answer later; it has been waited for.
         """
-        with translated(self.label):
-            return operation(*args, **kwargs)
 
-    def create(self, collection: str, vectors: models.VectorParams | None, metadata: Mapping[str, JSON] | None) -> None:
-        """Make a collection of unnamed vectors, or of none."""
-        self.call(
-            self.client.create_collection,
-            collection,
-            vectors_config=vectors if vectors is not None else {},
-            metadata=None if metadata is None else dict(metadata),
-        )
+        def attempt() -> T:
+            with translated(self.label):
+                return operation(*args, **kwargs)
+
+        if not self.embedded:
+            return self._retrying.call(attempt, self._check)
+        if self._check is not None:
+            self._check()
+        return attempt()
+
+    def create(
+        self,
+        collection: str,
+        vectors: models.VectorParams | None,
+        metadata: Mapping[str, JSON] | None,
+        *,
+        quantization: models.QuantizationConfig | None = None,
+    ) -> None:
+        """Make a collection of unnamed vectors, or of none, unless there is one of that name.
+
+        A creation whose answer was lost is repeated, and another process may make the same collection at the same
+        moment: both find it there, and mean just that.
+        """
+        if self.call(self.client.collection_exists, collection):
+            return
+        try:
+            self.call(
+                self.client.create_collection,
+                collection,
+                vectors_config=vectors if vectors is not None else {},
+                quantization_config=quantization,
+                metadata=None if metadata is None else dict(metadata),
+            )
+        except StoreError:
+            if not self.call(self.client.collection_exists, collection):
+                raise
         if self._grouped:
             self.call(write_ahead, self.client, collection)
 
@@ -91,8 +128,26 @@ class Store:
 
     def borrowed(self) -> Store:
         """Return the same store for someone else's `with` statement, which leaves it open."""
-        other = Store(self.client, self.label, owned=False)
+        other = Store(self.client, self.label, owned=False, retrying=self._retrying)
         other._grouped = self._grouped
+        other._check = self._check
+        return other
+
+    def guarded(self, check: Callable[[], None]) -> Store:
+        """Return the same store, borrowed, with a check before every attempt of every call.
+
+        Args:
+            check: Raises when the call must not be made.
+        """
+        other = self.borrowed()
+        earlier = self._check
+
+        def both() -> None:
+            if earlier is not None:
+                earlier()
+            check()
+
+        other._check = both
         return other
 
     def __enter__(self) -> Store:
@@ -131,10 +186,12 @@ def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
     if isinstance(store, Store):
         return store.borrowed()
     if isinstance(store, QdrantClient):
-        return Store(store, _client_label(store), owned=False)
+        return Store(store, _client_label(store), owned=False, retrying=Retrying(_policy(settings)))
     place = os.fspath(store if store is not None else settings.default_store())
     if place.startswith(("http://", "https://")):
-        return _open_server(place, settings)
+        retrying = Retrying(_policy(settings))
+        client = connect(place, settings, retrying.for_opening())
+        return Store(client, without_credentials(place), owned=True, retrying=retrying)
     if "://" in place:
         raise StoreError(
             f"store {place!r} is neither a folder nor an http(s):// URL; give for example ./.kvembed "
@@ -190,58 +247,12 @@ def _open_folder(folder: Path, *, create: bool) -> Store:
     return Store(client, label, owned=True, lock=lock)
 
 
-def _open_server(url: str, settings: Settings) -> Store:
-    if settings.qdrant_prefer_grpc:
-        try:
-            return _answering(url, settings, grpc=True)
-        except StoreUnavailableError:
-            pass  # the REST port may be open where the gRPC port is not
-    return _answering(url, settings, grpc=False)
-
-
-def _answering(url: str, settings: Settings, *, grpc: bool) -> Store:
-    store = Store(_connect(url, settings, grpc=grpc), _without_credentials(url), owned=True)
-    try:
-        store.call(store.client.get_aliases)
-        _check_version(store)
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _connect(url: str, settings: Settings, *, grpc: bool) -> QdrantClient:
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    try:
-        return QdrantClient(
-            url=url,
-            api_key=key,
-            prefer_grpc=grpc,
-            timeout=settings.qdrant_timeout,
-            check_compatibility=False,
-        )
-    except ValueError as error:
-        raise StoreError(f"store {_without_credentials(url)!r} is not a usable URL: {error}") from error
-
-
-def _check_version(store: Store) -> None:
-    version = store.call(store.client.info).version
-    numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
-    if numbers and numbers < _OLDEST_SERVER:
-        raise StoreError(
-            f"Qdrant at {store.label} is version {version}; 1.16 or newer is needed, "
-            "because the manifest lives in the collection's metadata"
-        )
-
-
-def _without_credentials(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
-
-
 def _client_label(client: QdrantClient) -> str:
     inner = client._client
     if isinstance(inner, QdrantLocal):
         return inner.location
-    return _without_credentials(inner.rest_uri) if isinstance(inner, QdrantRemote) else "the given client"
+    return without_credentials(inner.rest_uri) if isinstance(inner, QdrantRemote) else "the given client"
+
+
+def _policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(settings.qdrant_retries, settings.qdrant_retry_seconds)

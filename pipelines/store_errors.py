@@ -6,25 +6,37 @@ import errno
 import json
 import pickle
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import grpc
 import httpx
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from pydantic import ValidationError
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from pipelines.errors import PipelineError, StoreError, StoreFullError, StoreUnavailableError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+# 500 and its gRPC forms too: Qdrant says so of a replica that is away and of a shard that is not ready yet. It says so
+# of a full disk as well, which then costs the time of the retries; giving up at once would end a long run at a hiccup.
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _TRANSIENT_GRPC = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,  # a connection that broke in the middle, or a proxy's 500
+    grpc.StatusCode.CANCELLED,  # a server that stops; nothing here cancels a call
 )
+_TOO_LARGE = "larger than max"  # what gRPC says of a message, with the status of a server that is busy
+_WRONG_REQUEST = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.TooManyRedirects)
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _UNREADABLE = (AttributeError, EOFError, ImportError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
 _DENIED_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
@@ -46,7 +58,7 @@ def translated(label: str) -> Iterator[None]:
     except (
         ResponseHandlingException,
         UnexpectedResponse,
-        ResourceExhaustedResponse,
+        QdrantException,
         httpx.HTTPError,
         grpc.RpcError,
         sqlite3.Error,
@@ -76,10 +88,14 @@ def readable(label: str) -> Iterator[None]:
 
 def store_error(label: str, error: Exception) -> PipelineError:
     """Name the `PipelineError` that an exception of the store stands for."""
-    if isinstance(error, ResponseHandlingException | httpx.HTTPError | ResourceExhaustedResponse):
-        return _unavailable(label, _cause(error))
+    if isinstance(error, ResponseHandlingException):
+        return _of_transport(label, error.source)
+    if isinstance(error, httpx.HTTPError):
+        return _of_transport(label, error)
+    if isinstance(error, QdrantException):
+        return _of_busy(label, error)
     if isinstance(error, UnexpectedResponse):
-        return _of_status(label, error.status_code or 0, _first_line(error))
+        return _of_status(label, error)
     if isinstance(error, grpc.RpcError):
         return _of_grpc(label, error)
     if isinstance(error, OSError):
@@ -87,22 +103,75 @@ def store_error(label: str, error: Exception) -> PipelineError:
     return _of_sqlite(label, str(error))
 
 
-def _of_status(label: str, status: int, said: str) -> PipelineError:
+def _of_transport(label: str, error: Exception) -> PipelineError:
+    said = _first_line(error) or type(error).__name__
+    if isinstance(error, ValidationError):
+        return StoreError(f"what answers at {label} does not speak as a Qdrant does ({said}); check the URL")
+    if _tls_refused(error):
+        return StoreError(
+            f"no secure connection to {label} can be made ({said}); check http against https, "
+            "and the certificate, whose authority SSL_CERT_FILE can name"
+        )
+    if not isinstance(error, httpx.HTTPError) or isinstance(error, _WRONG_REQUEST):
+        return StoreError(f"no request can be sent to {label}: {said}")
+    return _unavailable(label, said)
+
+
+def _tls_refused(error: BaseException | None) -> bool:
+    """Tell a certificate or a protocol that does not fit, which stays so, from a connection that broke."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return not isinstance(error, _BROKEN_TLS)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _of_busy(label: str, error: QdrantException) -> PipelineError:
+    """Read how long to wait; the client knows whole seconds only, and names anything else in a complaint."""
+    if isinstance(error, ResourceExhaustedResponse):
+        return _unavailable(label, str(error), float(error.retry_after_s))
+    return _unavailable(label, "too many requests", _seconds(str(error).partition(" integer: ")[2]))
+
+
+def _of_status(label: str, error: UnexpectedResponse) -> PipelineError:
+    status, said = error.status_code or 0, _first_line(error)
     if status in _TRANSIENT_STATUS:
-        return _unavailable(label, said)
+        return _unavailable(label, said, _seconds(error.headers.get("Retry-After")))
     if status in (401, 403):
         return _denied(label)
+    if status == 413:
+        return StoreError(
+            f"Qdrant at {label}, or a proxy before it, refuses requests of this size; "
+            "let the proxy pass 32 MB, as the server does"
+        )
     return StoreError(f"Qdrant at {label} refused the request: {said}")
 
 
 def _of_grpc(label: str, error: grpc.RpcError) -> PipelineError:
-    code = error.code() if isinstance(error, grpc.Call) else None
-    said = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
-    if code in _TRANSIENT_GRPC:
-        return _unavailable(label, said)
+    if not isinstance(error, grpc.Call):
+        return StoreError(f"Qdrant at {label} refused the request: {error}")
+    code, said = error.code(), error.details() or str(error)
+    if code in _TRANSIENT_GRPC and _TOO_LARGE not in said:
+        named = {item.key: item.value for item in error.trailing_metadata() or ()}
+        return _unavailable(label, said, _seconds(named.get("retry-after")))
     if code in _DENIED_GRPC:
         return _denied(label)
     return StoreError(f"Qdrant at {label} refused the request: {said}")
+
+
+def _seconds(said: str | None) -> float | None:
+    """Read a Retry-After: seconds, or a date."""
+    if not said:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        then = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    return max(0.0, (then - datetime.now(UTC)).total_seconds()) if then.tzinfo else None
 
 
 def _of_system(label: str, error: OSError) -> PipelineError:
@@ -129,10 +198,11 @@ def _damaged(label: str, said: str) -> StoreError:
     return StoreError(f"store {label} is damaged ({said}); restore it, or index into a new folder")
 
 
-def _unavailable(label: str, said: str) -> PipelineError:
+def _unavailable(label: str, said: str, retry_after: float | None = None) -> PipelineError:
     return StoreUnavailableError(
         f"Qdrant at {label} cannot be reached or asks to wait ({said}); "
-        "check that it runs and try again, what was committed stays"
+        "check that it runs and try again, what was committed stays",
+        retry_after,
     )
 
 
@@ -152,11 +222,6 @@ def _unwritable(label: str) -> PipelineError:
         f"store {label} cannot be opened for writing; make the folder writable for this user, "
         "or choose another with --store"
     )
-
-
-def _cause(error: Exception) -> str:
-    source = error.args[0] if error.args else error
-    return _first_line(source) or type(error).__name__
 
 
 def _first_line(error: object) -> str:

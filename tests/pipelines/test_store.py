@@ -6,22 +6,37 @@ import errno
 import json
 import re
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import httpx
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from pipelines.errors import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError, TransientError
+from pipelines.errors import (
+    LeaseLostError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreUnavailableError,
+    TransientError,
+)
+from pipelines.settings import Settings
 from pipelines.store import batches, open_store
 from pipelines.store_errors import store_error, translated
+from pipelines.store_server import _grpc_port
 
 
 def test_open_store_folder_is_made_and_opened_again(tmp_path: Path) -> None:
@@ -165,7 +180,9 @@ def test_open_store_nothing_listens_is_transient_and_hides_the_password(
     monkeypatch: pytest.MonkeyPatch, preferred: str
 ) -> None:
     monkeypatch.setenv("KVEMBED_QDRANT_PREFER_GRPC", preferred)
+    monkeypatch.setenv("KVEMBED_QDRANT_GRPC_PORT", "9")
     monkeypatch.setenv("KVEMBED_QDRANT_TIMEOUT", "1")
+    monkeypatch.setenv("KVEMBED_QDRANT_RETRIES", "0")
     with pytest.raises(StoreUnavailableError, match=r"http://127.0.0.1:9/db cannot be reached") as caught:
         open_store("http://user:secret@127.0.0.1:9/db?api_key=secret")
     assert "secret" not in str(caught.value)
@@ -177,6 +194,83 @@ def test_open_store_client_passed_in_stays_open() -> None:
     with open_store(client) as store, open_store(store) as again:
         assert again.client is client
     client.create_collection("still", vectors_config={})
+
+
+def test_store_create_what_is_there_already_is_no_error() -> None:
+    with open_store(QdrantClient(":memory:")) as store:
+        store.create("once", None, {"first": True})
+        store.create("once", None, {"first": False})
+        assert store.client.get_collection("once").config.metadata == {"first": True}
+
+
+def test_store_create_raced_by_another_process_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one makes the collection between our look and our creation."""
+    client = QdrantClient(":memory:")
+    made = client.create_collection
+
+    def late(name: str, **kwargs: object) -> None:
+        made(name, vectors_config={})
+        raise UnexpectedResponse(409, "Conflict", b"already exists", httpx.Headers())
+
+    monkeypatch.setattr(client, "create_collection", late)
+    with open_store(client) as store:
+        store.create("raced", None, None)
+        assert client.collection_exists("raced")
+
+
+def test_store_create_that_is_refused_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = QdrantClient(":memory:")
+
+    def refuse(name: str, **kwargs: object) -> None:
+        raise UnexpectedResponse(400, "Bad request", b"no", httpx.Headers())
+
+    monkeypatch.setattr(client, "create_collection", refuse)
+    with open_store(client) as store, pytest.raises(StoreError, match="refused the request"):
+        store.create("refused", None, None)
+
+
+def test_store_guarded_asks_before_every_call_and_leaves_the_store_open() -> None:
+    client, asked = QdrantClient(":memory:"), []
+    with open_store(client) as store:
+        with store.guarded(lambda: asked.append("outer")).guarded(lambda: asked.append("inner")) as guarded:
+            guarded.call(client.get_collections)
+            guarded.borrowed().create("c", None, None)
+        store.call(client.get_collections)
+    assert asked == ["outer", "inner"] * 3
+
+
+def test_store_guarded_that_may_not_write_does_not() -> None:
+    client = QdrantClient(":memory:")
+
+    def lost() -> None:
+        raise LeaseLostError("c", "another run")
+
+    with open_store(client) as store, pytest.raises(LeaseLostError):
+        store.guarded(lost).call(client.create_collection, "c", vectors_config={})
+    assert not client.collection_exists("c")
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "trailing\n", " spaced", "schlüssel-geheim"])
+def test_open_store_key_that_no_header_carries_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("KVEMBED_QDRANT_API_KEY", key)
+    with pytest.raises(StoreError, match=r"KVEMBED_QDRANT_API_KEY has white space") as caught:
+        open_store("https://127.0.0.1:9")
+    assert key.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "port"),
+    [
+        ("http://db:6333", None, 6334),
+        ("https://db", None, 6334),
+        ("http://db:7000", None, None),
+        ("https://db:443/qdrant", None, None),
+        ("http://db:7000", 7001, 7001),
+    ],
+)
+def test_grpc_port_is_guessed_only_beside_qdrants_own(url: str, setting: int | None, port: int | None) -> None:
+    """Whoever listens at 6334 beside another port may be another server, and would be told the key."""
+    assert _grpc_port(url, Settings(qdrant_grpc_port=setting)) == port
 
 
 def test_open_store_none_takes_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,14 +304,26 @@ def test_store_error_says_what_to_do(error: Exception, kind: type[Exception], sa
 
 
 class _Rpc(grpc.RpcError, grpc.Call):  # type: ignore[misc]
-    def __init__(self, code: grpc.StatusCode) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str = "details", retry_after: str | None = None) -> None:
         self._code = code
+        self._details = details
+        self._trailing = [Metadatum("retry-after", retry_after)] if retry_after else []
 
     def code(self) -> grpc.StatusCode:
         return self._code
 
     def details(self) -> str:
-        return "details"
+        return self._details
+
+    def trailing_metadata(self) -> list[Metadatum]:
+        return self._trailing
+
+
+class Metadatum(NamedTuple):
+    """As gRPC hands it out."""
+
+    key: str
+    value: str
 
 
 _Rpc.__abstractmethods__ = frozenset()
@@ -228,8 +334,12 @@ _Rpc.__abstractmethods__ = frozenset()
     [
         (grpc.StatusCode.UNAVAILABLE, StoreUnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, StoreUnavailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, StoreUnavailableError),
+        (grpc.StatusCode.INTERNAL, StoreUnavailableError),
         (grpc.StatusCode.UNAUTHENTICATED, StoreError),
         (grpc.StatusCode.INVALID_ARGUMENT, StoreError),
+        (grpc.StatusCode.NOT_FOUND, StoreError),
+        (grpc.StatusCode.OUT_OF_RANGE, StoreError),
     ],
 )
 def test_store_error_of_grpc_is_transient_only_where_a_retry_helps(
@@ -238,6 +348,82 @@ def test_store_error_of_grpc_is_transient_only_where_a_retry_helps(
     with pytest.raises(kind) as caught, translated("http://host"):
         raise _Rpc(code)
     assert type(caught.value) is kind
+
+
+def test_store_error_of_a_message_too_large_is_not_called_busy() -> None:
+    """gRPC gives both the same status; the message is as large at the next attempt."""
+    said = "Received message larger than max (40000000 vs. 33554432)"
+    found = store_error("http://host", _Rpc(grpc.StatusCode.RESOURCE_EXHAUSTED, said))
+    assert type(found) is StoreError
+
+
+def in_an_hour() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (ResourceExhaustedResponse("slow", 7), 7),
+        (UnexpectedResponse(503, "busy", b"", httpx.Headers({"retry-after": "1.5"})), 1.5),
+        (UnexpectedResponse(429, "busy", b"", httpx.Headers()), None),
+        (UnexpectedResponse(503, "busy", b"", httpx.Headers({"retry-after": "soon"})), None),
+        (UnexpectedResponse(503, "busy", b"", httpx.Headers({"retry-after": in_an_hour()})), 3600),
+        (UnexpectedResponse(503, "", b"", httpx.Headers({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})), 0),
+        (_Rpc(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after="0.5"), 0.5),
+        (_Rpc(grpc.StatusCode.RESOURCE_EXHAUSTED), None),
+        (ResponseHandlingException(httpx.ReadTimeout("late")), None),
+    ],
+)
+def test_store_error_keeps_the_time_that_the_server_asks_for(error: Exception, seconds: float | None) -> None:
+    found = store_error("http://host", error)
+    assert isinstance(found, StoreUnavailableError)
+    assert found.retry_after == (None if seconds is None else pytest.approx(seconds, abs=60))
+
+
+@pytest.mark.parametrize("said", ["0.5", "Wed, 21 Oct 2015 07:28:00 GMT", "rubbish"])
+def test_store_error_of_a_retry_after_that_the_client_cannot_read_is_transient(said: str) -> None:
+    """qdrant-client reads whole seconds, and raises an error of its own over anything else that HTTP allows."""
+    with pytest.raises(QdrantException) as caught:
+        ResourceExhaustedResponse("slow", said)  # type: ignore[arg-type]
+    found = store_error("http://host", caught.value)
+    assert isinstance(found, StoreUnavailableError)
+    assert found.retry_after == {"0.5": 0.5, "rubbish": None}.get(said, 0.0)
+
+
+def not_json() -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(int).validate_json(b"<html>")
+    return caught.value
+
+
+def refused_certificate() -> httpx.ConnectError:
+    error = httpx.ConnectError("certificate verify failed: self-signed certificate")
+    error.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ResponseHandlingException(not_json()), "does not speak as a Qdrant does"),
+        (ResponseHandlingException(refused_certificate()), "no secure connection to http://host can be made"),
+        (ResponseHandlingException(httpx.UnsupportedProtocol("ftp")), "no request can be sent"),
+        (ResponseHandlingException(RuntimeError("the client has been closed")), "no request can be sent"),
+        (UnexpectedResponse(413, "too large", b"", httpx.Headers()), "refuses requests of this size"),
+        (UnexpectedResponse(404, "none", b"", httpx.Headers()), "refused the request"),
+    ],
+)
+def test_store_error_that_stays_is_terminal(error: Exception, said: str) -> None:
+    found = store_error("http://host", error)
+    assert type(found) is StoreError
+    assert said in str(found)
+
+
+def test_store_error_of_a_connection_that_broke_in_the_handshake_is_transient() -> None:
+    error = httpx.ConnectError("EOF occurred in violation of protocol")
+    error.__cause__ = ssl.SSLEOFError("EOF occurred")
+    assert isinstance(store_error("http://host", ResponseHandlingException(error)), StoreUnavailableError)
 
 
 def test_batches_cut_and_end() -> None:
