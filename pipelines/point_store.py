@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 from qdrant_client import models
 
 from pipelines.points import DOCUMENT_ID_FIELD, METADATA_KEY
-from pipelines.store import batches
+from pipelines.store import REQUEST_BYTES, batches, json_bytes, sized_batches
 
 if TYPE_CHECKING:
     from pipelines.documents import Point
     from pipelines.errors import JSON
     from pipelines.store import Store
 
-_UPSERT = 128  # of 4,096 numbers each: 11 MB as JSON, where a server takes 32
+LARGEST_POINT = REQUEST_BYTES
+"""Most bytes, as `request_bytes` counts them, that one point may take; a larger one fits into no request."""
+
+_UPSERT = 128
 _IDS = 1000
 _PAGE = 1000
+_NUMBER = 25  # bytes of a float32 as JSON writes it, as a double: -1.2345678806304932e-05 and a comma
+_ENVELOPE = 256  # bytes of a point's id and of the names of its parts
 
 
 class PointStore:
@@ -34,7 +39,7 @@ class PointStore:
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points whole."""
-        for batch in batches(points, _UPSERT):
+        for batch in sized_batches(points, _bytes_of, _UPSERT):
             structs = [
                 models.PointStruct(id=point.id, vector=point.vector.tolist(), payload=dict(point.payload))
                 for point in batch
@@ -44,7 +49,7 @@ class PointStore:
 
     def overwrite_payloads(self, payloads: Mapping[str, Mapping[str, JSON]]) -> None:
         """Give points that exist another payload; their vectors stay."""
-        for batch in batches(payloads.items(), _UPSERT):
+        for batch in sized_batches(payloads.items(), lambda item: request_bytes(item[1], 0), _UPSERT):
             operations: list[models.UpdateOperation] = [
                 models.OverwritePayloadOperation(
                     overwrite_payload=models.SetPayload(payload=dict(payload), points=[point_id])
@@ -80,8 +85,11 @@ class PointStore:
 
     def of_documents(self, document_ids: Sequence[str]) -> set[str]:
         """Return the ids of all points that say they belong to these documents."""
-        wanted = models.FieldCondition(key=DOCUMENT_ID_FIELD, match=models.MatchAny(any=list(document_ids)))
-        return {point_id for point_id, _ in self._scroll(models.Filter(must=[wanted]))}
+        found: set[str] = set()
+        for ids in sized_batches(document_ids, json_bytes, _IDS):  # ids of documents are of any length
+            wanted = models.FieldCondition(key=DOCUMENT_ID_FIELD, match=models.MatchAny(any=ids))
+            found |= {point_id for point_id, _ in self._scroll(models.Filter(must=[wanted]))}
+        return found
 
     def scan(self) -> Iterator[tuple[str, str]]:
         """Yield (point id, document id) of every point; "" where a point names no document."""
@@ -106,6 +114,20 @@ class PointStore:
                 yield str(record.id), _document_id(record.payload or {})
             if offset is None:
                 return
+
+
+def request_bytes(payload: Mapping[str, JSON], dimension: int) -> int:
+    """Return how many bytes a point takes in a request, at most.
+
+    Args:
+        payload: Of the point.
+        dimension: Of its vector; 0 where the vector is not written.
+    """
+    return json_bytes(payload) + _NUMBER * dimension + _ENVELOPE
+
+
+def _bytes_of(point: Point) -> int:
+    return request_bytes(point.payload, len(point.vector))
 
 
 def _document_id(payload: Mapping[str, JSON]) -> str:

@@ -6,10 +6,11 @@ pickles, so opening a folder runs what is in it: open only folders that you trus
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 StoreLike: TypeAlias = "str | os.PathLike[str] | QdrantClient | Store"
 P = ParamSpec("P")
 T = TypeVar("T")
+
+REQUEST_BYTES = 16 * 1024 * 1024
+"""Most that one request takes; a server accepts 32 MiB, and this leaves room for what is estimated."""
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d+(/.*)?")
 
@@ -160,6 +164,39 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def sized_batches(
+    items: Iterable[T], size_of: Callable[[T], int], count: int, size: int = REQUEST_BYTES
+) -> Iterator[list[T]]:
+    """Cut items into lists of at most `count` items and at most `size` bytes; a larger item has a list of its own.
+
+    Args:
+        items: In order.
+        size_of: Bytes that an item takes in a request.
+        count: At least 1.
+        size: What a request may take.
+    """
+    batch: list[T] = []
+    taken = 0
+    for item in items:
+        needed = size_of(item)
+        if batch and (len(batch) >= count or taken + needed > size):
+            yield batch
+            batch, taken = [], 0
+        batch.append(item)
+        taken += needed
+    if batch:
+        yield batch
+
+
+def json_bytes(value: JSON) -> int:
+    """Return how many bytes a value takes in a request, at most; by gRPC it takes fewer."""
+    return len(json.dumps(value, ensure_ascii=False, default=_plain).encode("utf-8"))
+
+
+def _plain(value: Mapping[str, JSON] | Sequence[JSON]) -> dict[str, JSON] | list[JSON]:
+    return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

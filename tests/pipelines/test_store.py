@@ -15,17 +15,22 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import grpc
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.api.points_api import jsonable_encoder
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from pipelines.errors import (
+    JSON,
     LeaseLostError,
     StoreError,
     StoreFullError,
@@ -34,7 +39,7 @@ from pipelines.errors import (
     TransientError,
 )
 from pipelines.settings import Settings
-from pipelines.store import batches, open_store
+from pipelines.store import batches, json_bytes, open_store, sized_batches
 from pipelines.store_errors import store_error, translated
 from pipelines.store_server import _grpc_port
 
@@ -429,6 +434,30 @@ def test_store_error_of_a_connection_that_broke_in_the_handshake_is_transient() 
 def test_batches_cut_and_end() -> None:
     assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(batches([], 2)) == []
+
+
+def test_sized_batches_end_at_whichever_comes_first() -> None:
+    sizes = [1, 1, 1, 5, 9, 2, 3, 1]
+    assert list(sized_batches(sizes, int, 3, 6)) == [[1, 1, 1], [5], [9], [2, 3, 1]]
+    assert list(sized_batches(sizes, int, 100, 100)) == [sizes]
+    assert list(sized_batches([], int, 3, 6)) == []
+
+
+@given(st.lists(st.integers(0, 20)), st.integers(1, 5), st.integers(1, 30))
+def test_sized_batches_keep_every_item_in_order_and_within_both_limits(items: list[int], count: int, size: int) -> None:
+    cut = list(sized_batches(items, int, count, size))
+    assert [item for batch in cut for item in batch] == items
+    assert all(len(batch) <= count and (sum(batch) <= size or len(batch) == 1) for batch in cut)
+
+
+@pytest.mark.parametrize("value", ["", 'naïve \x00 " \\ 東京 🙂', {"a": [1, None, True, -0.1e-7]}])
+def test_json_bytes_is_at_least_what_the_client_sends(value: JSON) -> None:
+    sent = jsonable_encoder(models.SetPayload(payload={"v": value}))
+    assert len(sent.encode()) <= json_bytes({"v": value}) + len('{"payload":}')
+
+
+def test_json_bytes_of_any_mapping_and_sequence() -> None:
+    assert json_bytes(MappingProxyType({"a": (1, MappingProxyType({}))})) == json_bytes({"a": [1, {}]})
 
 
 def test_store_catalogue_of_a_new_store_is_qdrants_own(tmp_path: Path) -> None:
