@@ -15,11 +15,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines import cli_options as options
-from pipelines.cli_encoder import EncoderChoice
 from pipelines.cli_index import IndexRequest, index_directly, index_through_flow, plan_index
 from pipelines.cli_measure import demo, evaluate
 from pipelines.cli_measure import layers as layers_command
 from pipelines.cli_query import search_collection, verify_collection
+from pipelines.cli_signature import spread
 from pipelines.console import DONE, FAILED, QUARANTINED, Terminal, discard_output
 from pipelines.errors import JSON
 
@@ -63,40 +63,14 @@ def about(
 
 
 @app.command()
+@spread
 def index(
-    source: options.Source,
-    collection: options.Collection,
-    store: options.Store = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    layers: options.Layers = None,
-    prefix_bias: options.PrefixBias = None,
-    max_length: options.MaxLength = None,
-    dtype: options.Dtype = None,
-    pooling: options.PoolingChoice = None,
-    device: options.Device = None,
-    max_tokens: options.MaxTokens = None,
-    id_field: options.IdField = None,
-    text_field: options.TextField = None,
-    title_field: options.TitleField = None,
-    delete: options.Delete = "guarded",
+    request: IndexRequest,
+    output: options.Output,
     flow: Annotated[bool, typer.Option("--flow", help="Run as a Prefect flow, with retries and a record.")] = False,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
 ) -> None:
     """Bring a collection in line with a source: embed what is new or changed, delete what is gone."""
-    request = IndexRequest(
-        source=source,
-        fields={"id_field": id_field, "text_field": text_field, "title_field": title_field},
-        store=store,
-        collection=collection,
-        choice=EncoderChoice(model, revision, options.parse_layers(layers), prefix_bias, max_length, dtype, pooling),
-        device=device,
-        max_tokens=max_tokens,
-        delete=delete,
-    )
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering
 
         report = index_through_flow(request, terminal) if flow else index_directly(request, terminal)
@@ -105,42 +79,13 @@ def index(
 
 
 @app.command()
-def plan(
-    source: options.Source,
-    collection: options.Collection,
-    store: options.Store = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    layers: options.Layers = None,
-    prefix_bias: options.PrefixBias = None,
-    max_length: options.MaxLength = None,
-    dtype: options.Dtype = None,
-    pooling: options.PoolingChoice = None,
-    device: options.Device = None,
-    max_tokens: options.MaxTokens = None,
-    id_field: options.IdField = None,
-    text_field: options.TextField = None,
-    title_field: options.TitleField = None,
-    delete: options.Delete = "guarded",
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
-) -> None:
+@spread
+def plan(request: IndexRequest, output: options.Output) -> None:
     """Tell what `index` would do with the same options, and write nothing.
 
     It ends with 0 also when it lists quarantined documents; `index` ends with 3 then.
     """
-    request = IndexRequest(
-        source=source,
-        fields={"id_field": id_field, "text_field": text_field, "title_field": title_field},
-        store=store,
-        collection=collection,
-        choice=EncoderChoice(model, revision, options.parse_layers(layers), prefix_bias, max_length, dtype, pooling),
-        device=device,
-        max_tokens=max_tokens,
-        delete=delete,
-    )
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering
 
         planned = plan_index(request, terminal)
@@ -148,19 +93,18 @@ def plan(
 
 
 @app.command()
+@spread
 def search(
     name: options.Name,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A question or words.", show_default=False)],
+    output: options.Output,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="Hits to show.")] = 5,
     store: options.Store = None,
     model: options.StoredModel = None,
     device: options.Device = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
 ) -> None:
     """Find the chunks nearest to a query, with the very encoder that filled the collection."""
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering
 
         hits = search_collection(name, query, limit, store, model, device, terminal)
@@ -169,15 +113,14 @@ def search(
 
 
 @app.command()
+@spread
 def status(
+    output: options.Output,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One collection; all when not given.")] = None,
     store: options.Store = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
 ) -> None:
     """Show what the store holds, and by which encoder."""
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering
         from pipelines import status as collection_status
 
@@ -186,16 +129,15 @@ def status(
 
 
 @app.command()
+@spread
 def verify(
     name: options.Name,
+    output: options.Output,
     store: options.Store = None,
     model: options.StoredModel = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
 ) -> None:
     """Check a collection: its encoder still gives the stored vectors, its ledger and its points agree."""
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering
 
         checked = verify_collection(name, store, model, terminal)
@@ -203,6 +145,6 @@ def verify(
         terminal.exit_code = DONE if checked.ok else FAILED
 
 
-app.command("layers")(layers_command)
-app.command("evaluate")(evaluate)
-app.command("demo")(demo)
+app.command("layers")(spread(layers_command))
+app.command("evaluate")(spread(evaluate))
+app.command("demo")(spread(demo))

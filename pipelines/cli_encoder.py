@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipelines.cli_options import LayerChoice
+from pipelines import cli_options as options
 
 if TYPE_CHECKING:
     from kvembed import EncoderConfig, KVEncoder
@@ -15,35 +15,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncoderChoice:
-    """Options of a command that describe an encoder; None means not given."""
+    """Options that describe an encoder; None means not given."""
 
-    model: str | None = None
-    revision: str | None = None
-    layers: LayerChoice | None = None
-    prefix_bias: float | None = None
-    max_length: int | None = None
-    dtype: str | None = None
-    pooling: str | None = None
+    model: options.Model = None
+    revision: options.Revision = None
+    layers: options.Layers = None
+    prefix_bias: options.PrefixBias = None
+    max_length: options.MaxLength = None
+    dtype: options.Dtype = None
+    pooling: options.PoolingChoice = None
+    device: options.Device = None
 
     def config(self, manifest: Manifest | None = None) -> EncoderConfig:
         """Fill what was not given from a collection, or from the defaults where there is none.
+
+        The layers of a collection are those of its model: another model chooses its own.
 
         Args:
             manifest: Of the collection that exists already, if any.
 
         Raises:
             ConfigError: an option is not legal.
+            ModelNotFoundError: the model that was given is not there.
             ModelUnavailableError: no model was given and the collection's is not here.
         """
         from kvembed import EncoderConfig
         from pipelines.model_registry import find_model
         from pipelines.settings import load_settings
 
-        given = {field: value for field, value in asdict(self).items() if value is not None}
+        given = {field: value for field, value in asdict(self).items() if value is not None and field != "device"}
+        if self.layers is not None:
+            given["layers"] = options.parse_layers(self.layers)
         if manifest is None:
             return replace(EncoderConfig(model=load_settings().model), **given)
-        model = self.model if self.model is not None else find_model(manifest)
-        return replace(manifest.config(model), **given)
+        config = replace(manifest.config(self.model if self.model is not None else find_model(manifest)), **given)
+        other = (self.model is not None or self.revision is not None) and not _is_model_of(manifest, config)
+        return replace(config, layers="auto") if other and self.layers is None else config
+
+
+@dataclass(frozen=True, slots=True)
+class CuttingChoice:
+    """Options that say how documents are cut; None means not given."""
+
+    max_tokens: options.MaxTokens = None
+    overlap_tokens: options.OverlapTokens = None
+    context: options.Context = None
+
+    def config(self, manifest: Manifest | None = None) -> ChunkingConfig:
+        """Fill what was not given from a collection, or from the defaults where there is none.
+
+        Args:
+            manifest: Of the collection that exists already, if any.
+
+        Raises:
+            ChunkingError: a number is not legal.
+        """
+        from pipelines.chunking import ChunkingConfig
+
+        config = ChunkingConfig() if manifest is None else ChunkingConfig.from_dict(manifest.chunking)
+        return replace(config, **{field: value for field, value in asdict(self).items() if value is not None})
 
 
 def load_encoder(config: EncoderConfig, device: str | None) -> KVEncoder:
@@ -75,9 +105,9 @@ def prepare_models(device: str | None) -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def chunking_for(max_tokens: int | None, manifest: Manifest | None = None) -> ChunkingConfig:
-    """Return how documents are cut: as asked, else as in the collection, else by default."""
-    from pipelines.chunking import ChunkingConfig
+def _is_model_of(manifest: Manifest, config: EncoderConfig) -> bool:
+    """Tell whether a model has the files that the collection was filled with."""
+    from kvembed.models import model_hashes, resolve_model
 
-    config = ChunkingConfig() if manifest is None else ChunkingConfig.from_dict(manifest.chunking)
-    return config if max_tokens is None else replace(config, max_tokens=max_tokens)
+    found = model_hashes(resolve_model(config.model, config.revision))
+    return found.weights == manifest.encoder["weights_sha256"]

@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, prepare_models
+from pipelines import cli_options as options
+from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
+from pipelines.cli_run import RunChoice
 from pipelines.runners import find_runner
 
 if TYPE_CHECKING:
-    from kvembed import EncoderConfig, KVEncoder
+    from kvembed import KVEncoder
     from pipelines.chunking import ChunkingConfig
     from pipelines.console import Terminal
     from pipelines.manifest import Manifest
-    from pipelines.report import IngestPlan, IngestReport
+    from pipelines.report import IngestPlan, IngestReport, Progress
     from pipelines.sources import Source
     from pipelines.store import Store
+
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRequest:
-    """One command's arguments; None means not given."""
+    """What a command is to index, where to, and how."""
 
-    source: str
-    collection: str
-    fields: Mapping[str, str | None]
-    choice: EncoderChoice
-    store: str | None = None
-    device: str | None = None
-    max_tokens: int | None = None
-    delete: Literal["guarded", "all", "none"] = "guarded"
+    source: options.Source
+    collection: options.Collection
+    encoder: EncoderChoice
+    cutting: CuttingChoice
+    fields: options.FieldChoice
+    run: RunChoice
+    store: options.Store = None
+
+
+class _Call(Protocol[R_co]):
+    """`pipelines.ingest` or `pipelines.plan`."""
+
+    def __call__(
+        self,
+        source: Source,
+        store: Store,
+        name: str,
+        encoder: KVEncoder,
+        *,
+        chunking: ChunkingConfig,
+        delete: Literal["guarded", "all", "none"],
+        progress: Progress,
+    ) -> R_co: ...
 
 
 def index_directly(request: IndexRequest, terminal: Terminal) -> IngestReport:
@@ -39,18 +57,7 @@ def index_directly(request: IndexRequest, terminal: Terminal) -> IngestReport:
     from pipelines import ingest
     from pipelines.store import open_store
 
-    with ExitStack() as stack:
-        source, store, encoder, chunking = _prepared(request, terminal, stack, open_store)
-        progress = stack.enter_context(terminal.progress())
-        return ingest(
-            source,
-            store,
-            request.collection,
-            encoder,
-            chunking=chunking,
-            delete=request.delete,
-            progress=progress,
-        )
+    return _run(request, terminal, open_store, ingest)
 
 
 def plan_index(request: IndexRequest, terminal: Terminal) -> IngestPlan:
@@ -58,18 +65,7 @@ def plan_index(request: IndexRequest, terminal: Terminal) -> IngestPlan:
     from pipelines import plan
     from pipelines.store import open_store_to_look
 
-    with ExitStack() as stack:
-        source, store, encoder, chunking = _prepared(request, terminal, stack, open_store_to_look)
-        progress = stack.enter_context(terminal.progress())
-        return plan(
-            source,
-            store,
-            request.collection,
-            encoder,
-            chunking=chunking,
-            delete=request.delete,
-            progress=progress,
-        )
+    return _run(request, terminal, open_store_to_look, plan)
 
 
 def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestReport:
@@ -82,14 +78,14 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
     from pipelines.sources import open_source
     from pipelines.store import open_store_to_look
 
-    open_source(request.source, **request.fields)
+    open_source(request.source, **asdict(request.fields))
     with open_store_to_look(request.store) as store:
         manifest = _manifest(store, request.collection)
-    config = request.choice.config(manifest)
+    config = request.encoder.config(manifest)
     with terminal.progress() as progress:
         progress("start", 0, None)
         run = find_runner()
-        prepare_models(request.device)
+        prepare_models(request.encoder.device)
         return run(
             source=request.source,
             store=request.store or load_settings().default_store(),
@@ -97,28 +93,42 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
             model=config.model,
             layers=config.layers,
             encoder=config.to_dict(),
-            chunking=chunking_for(request.max_tokens, manifest),
-            delete=request.delete,
-            fields=request.fields,
-            device=request.device,
+            chunking=request.cutting.config(manifest),
+            delete=request.run.delete,
+            fields=asdict(request.fields),
+            device=request.encoder.device,
             progress=progress,
         )
 
 
-def _prepared(
-    request: IndexRequest, terminal: Terminal, stack: ExitStack, opened: Callable[[str | None], Store]
-) -> tuple[Source, Store, KVEncoder, ChunkingConfig]:
-    """Open everything, what fails fast and cheaply first; the store stays open until the stack unwinds."""
+def _run(
+    request: IndexRequest,
+    terminal: Terminal,
+    opened: Callable[[str | None], Store],
+    call: _Call[R_co],
+) -> R_co:
+    """Open everything, what fails fast and cheaply first, and call."""
     from pipelines.sources import open_source
 
     with terminal.waiting("opening source and store"):
-        source = open_source(request.source, **request.fields)
-        store = stack.enter_context(opened(request.store))
+        source = open_source(request.source, **asdict(request.fields))
+        store = opened(request.store)
+    with store:
         manifest = _manifest(store, request.collection)
-    config: EncoderConfig = request.choice.config(manifest)
-    with terminal.waiting(f"loading {config.model}"):
-        encoder = load_encoder(config, request.device)
-    return source, store, encoder, chunking_for(request.max_tokens, manifest)
+        config = request.encoder.config(manifest)
+        chunking = request.cutting.config(manifest)
+        with terminal.waiting(f"loading {config.model}"):
+            encoder = load_encoder(config, request.encoder.device)
+        with terminal.progress() as progress:
+            return call(
+                source,
+                store,
+                request.collection,
+                encoder,
+                chunking=chunking,
+                delete=request.run.delete,
+                progress=progress,
+            )
 
 
 def _manifest(store: Store, name: str) -> Manifest | None:

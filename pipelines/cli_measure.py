@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from pipelines import cli_options as options
-from pipelines.cli_encoder import EncoderChoice, chunking_for, load_encoder, prepare_models
-from pipelines.console import QUARANTINED, Terminal
+from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
+from pipelines.console import QUARANTINED
 from pipelines.errors import SourceError, TerminalError
 
 _MOST_TEXTS = 1000
@@ -17,6 +17,7 @@ _MOST_TEXTS = 1000
 
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id, or kvembed/demo.", show_default=False)],
+    output: options.Output,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -30,13 +31,10 @@ def layers(
     max_length: options.MaxLength = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
 ) -> None:
     """Measure the intrinsic dimension of every layer, and show which layers `auto` would re-route."""
     choice = EncoderChoice(model, revision, "auto", max_length=max_length, dtype=dtype)
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from kvembed import select_layers
         from kvembed.models import portable_name
         from pipelines import rendering_measures as rendering
@@ -66,22 +64,12 @@ def evaluate(
             show_default=False,
         ),
     ],
-    model: options.Model = None,
-    revision: options.Revision = None,
-    layers: options.Layers = None,
-    prefix_bias: options.PrefixBias = None,
-    max_length: options.MaxLength = None,
-    dtype: options.Dtype = None,
-    pooling: options.PoolingChoice = None,
-    device: options.Device = None,
-    max_tokens: options.MaxTokens = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
+    encoder: EncoderChoice,
+    cutting: CuttingChoice,
+    output: options.Output,
 ) -> None:
     """Measure search quality on a judged data set in BEIR's layout, through the whole pipeline."""
-    choice = EncoderChoice(model, revision, options.parse_layers(layers), prefix_bias, max_length, dtype, pooling)
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import evaluation
         from pipelines import rendering_measures as rendering
         from pipelines.beir import read_dataset
@@ -89,24 +77,18 @@ def evaluate(
         judged = read_dataset(dataset)
         with terminal.waiting("loading ranx"):
             evaluation.require_ranx()
-        config = choice.config()
+        config = encoder.config()
         with terminal.waiting(f"loading {config.model}"):
-            encoder = load_encoder(config, device)
+            loaded = load_encoder(config, encoder.device)
         with terminal.progress() as progress:
-            result = evaluation.evaluate(judged, encoder, chunking=chunking_for(max_tokens), progress=progress)
+            result = evaluation.evaluate(judged, loaded, chunking=cutting.config(), progress=progress)
         terminal.emit(result.to_dict(), rendering.evaluation_report(result))
         terminal.exit_code = QUARANTINED if result.ingest.documents_quarantined else terminal.exit_code
 
 
-def demo(
-    store: options.Store = None,
-    device: options.Device = None,
-    json_mode: options.Json = False,
-    debug: options.Debug = False,
-    verbose: options.Verbose = 0,
-) -> None:
+def demo(output: options.Output, store: options.Store = None, device: options.Device = None) -> None:
     """Index the standard library's documentation with the bundled model, and ask it questions."""
-    with Terminal(json_mode=json_mode, debug=debug, verbosity=verbose) as terminal:
+    with output.terminal() as terminal:
         from pipelines import rendering_measures as rendering
         from pipelines.demo import run_demo
 

@@ -1,16 +1,22 @@
-"""What the commands share: their options, and the encoder those options describe."""
+"""What the commands share: their options, as types that say how each is given."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Literal, TypeAlias
 
 import typer
+
+from pipelines.console import Terminal
 
 LayerChoice: TypeAlias = Literal["auto"] | tuple[int, ...]
 
 _ENCODER = "Encoder (when not given: as the collection has it)"
 _CHUNKING = "Reading and cutting"
 _OUTPUT = "Output"
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_layers(text: str | None) -> LayerChoice | None:
@@ -29,6 +35,21 @@ def parse_layers(text: str | None) -> LayerChoice | None:
     if not all(word.isascii() and word.isdigit() for word in words):
         raise typer.BadParameter(f"{text!r} is neither auto, nor none, nor layer numbers such as 2,3")
     return tuple(sorted({int(word) for word in words}))
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a number and its unit, such as `30m`, `12h`, `7d` or `0s`.
+
+    Raises:
+        typer.BadParameter: anything else, or longer than Python counts.
+    """
+    found = re.fullmatch(r"([0-9]+)([smhd])", text.strip())
+    try:
+        if found is not None:
+            return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        pass
+    raise typer.BadParameter(f"{text!r} is no length of time; give a number and s, m, h or d, such as 30m, 12h or 7d")
 
 
 def _checked_layers(text: str | None) -> str | None:
@@ -56,6 +77,15 @@ Store: TypeAlias = Annotated[
         metavar="PATH|URL",
         help="Folder of an embedded store, or URL of a Qdrant server.",
         show_default="./.kvembed",
+    ),
+]
+Wait: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0.0,
+        help="How long to wait for another run that is writing to the collection.",
     ),
 ]
 Model: TypeAlias = Annotated[
@@ -142,37 +172,64 @@ MaxTokens: TypeAlias = Annotated[
     int | None,
     typer.Option("--max-tokens", min=8, help="Tokens per chunk.", show_default="256", rich_help_panel=_CHUNKING),
 ]
-IdField: TypeAlias = Annotated[
-    str | None, typer.Option("--id-field", help="Field that holds a row's id.", rich_help_panel=_CHUNKING)
-]
-TextField: TypeAlias = Annotated[
-    str | None, typer.Option("--text-field", help="Field that holds a row's text.", rich_help_panel=_CHUNKING)
-]
-TitleField: TypeAlias = Annotated[
-    str | None, typer.Option("--title-field", help="Field that holds a row's title.", rich_help_panel=_CHUNKING)
-]
-Delete: TypeAlias = Annotated[
-    Literal["guarded", "all", "none"],
+OverlapTokens: TypeAlias = Annotated[
+    int | None,
     typer.Option(
-        "--delete",
-        help="Documents gone from the source: delete unless they are many, delete all of them, or keep them.",
+        "--overlap-tokens",
+        min=0,
+        help="What a chunk may repeat of the one before.",
+        show_default="0",
         rich_help_panel=_CHUNKING,
     ),
 ]
-Json: TypeAlias = Annotated[
-    bool,
-    typer.Option("--json", help="One JSON document on stdout, nothing else there.", rich_help_panel=_OUTPUT),
-]
-Debug: TypeAlias = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)
-]
-Verbose: TypeAlias = Annotated[
-    int,
+Context: TypeAlias = Annotated[
+    Literal["title", "none"] | None,
     typer.Option(
-        "--verbose",
-        "-v",
-        count=True,
-        help="Each stage and its seconds on stderr; -vv also what libraries log.",
-        rich_help_panel=_OUTPUT,
+        "--context",
+        help="What is embedded before a chunk.",
+        show_default="title",
+        rich_help_panel=_CHUNKING,
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChoice:
+    """Options that say where a row of records keeps what; None means not given."""
+
+    id_field: Annotated[
+        str | None, typer.Option("--id-field", help="Field that holds a row's id.", rich_help_panel=_CHUNKING)
+    ] = None
+    text_field: Annotated[
+        str | None, typer.Option("--text-field", help="Field that holds a row's text.", rich_help_panel=_CHUNKING)
+    ] = None
+    title_field: Annotated[
+        str | None, typer.Option("--title-field", help="Field that holds a row's title.", rich_help_panel=_CHUNKING)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Options that say what a command prints."""
+
+    json_mode: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON document on stdout, nothing else there.", rich_help_panel=_OUTPUT),
+    ] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)] = (
+        False
+    )
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Each stage and its seconds on stderr; -vv also what libraries log.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = 0
+
+    def terminal(self) -> Terminal:
+        """Return the context in which the command runs."""
+        return Terminal(json_mode=self.json_mode, debug=self.debug, verbosity=self.verbose)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,9 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import runners
+from kvembed import KVEncoder
+from pipelines import ChunkingConfig, runners
+from pipelines.cli_encoder import CuttingChoice, EncoderChoice
+from pipelines.manifest import make_manifest
 from pipelines.physical import resolve
 from pipelines.store import open_store
+from tests.conftest import random_llama, save_model
 from tests.pipelines.command_line import Command, handbook, kvembed
 
 __all__ = ["handbook", "kvembed"]
@@ -101,6 +107,35 @@ def test_index_other_prefix_bias_names_both_values(kvembed: Command, handbook: P
     assert refused.code == 1
     assert refused.json["error"]["type"] == "EncoderMismatchError"
     assert "prefix_bias: stored 1.0, given 2.0" in refused.json["error"]["message"]
+
+
+def test_other_model_without_layers_chooses_its_own(tiny_model_dir: Path, tmp_path: Path, tiny_encoder: KVEncoder):
+    """Layers are chosen for a model; another one may not even have them."""
+    other = save_model(random_llama(layers=2, seed=1), tmp_path / "other")
+    moved = shutil.copytree(tiny_model_dir, tmp_path / "moved")
+    stored = replace(tiny_encoder.config, layers=(3,), pooling="mean")
+    manifest = make_manifest("hb", KVEncoder(stored, device="cpu"), {}, None)
+    chosen = {
+        "same": EncoderChoice(model=str(tiny_model_dir)).config(manifest),
+        "moved": EncoderChoice(model=str(moved)).config(manifest),
+        "other": EncoderChoice(model=str(other)).config(manifest),
+        "named": EncoderChoice(model=str(other), layers="1").config(manifest),
+    }
+    assert {name: config.layers for name, config in chosen.items()} == {
+        "same": (3,),
+        "moved": (3,),
+        "other": "auto",
+        "named": (1,),
+    }
+    assert {config.pooling for config in chosen.values()} == {"mean"}
+
+
+def test_cutting_not_given_is_the_collection_s(tiny_encoder: KVEncoder):
+    stored = ChunkingConfig(max_tokens=100, overlap_tokens=7, context="none")
+    manifest = make_manifest("hb", tiny_encoder, stored.to_dict(), None)
+    assert CuttingChoice().config(manifest) == stored
+    assert CuttingChoice(overlap_tokens=0).config(manifest) == replace(stored, overlap_tokens=0)
+    assert CuttingChoice(context="title", max_tokens=64).config() == ChunkingConfig(max_tokens=64)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
