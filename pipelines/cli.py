@@ -1,7 +1,7 @@
 """`kvembed`: argument parsing and printing, nothing else.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with quarantined documents (a plan ends with 0 then),
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from kvembed.errors import KVEmbedError
+from pipelines.ending import Terminated, ending_in_order
 from pipelines.errors import JSON, PipelineError, TerminalError
 from pipelines.printable import paragraphs
 from pipelines.progress import Stages, stage_bars
@@ -27,14 +28,14 @@ from pipelines.progress import Stages, stage_bars
 if TYPE_CHECKING:
     from pipelines.report import Progress
 
-DONE, FAILED, QUARANTINED, INTERRUPTED = 0, 1, 3, 130
+DONE, FAILED, QUARANTINED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 
 class Terminal:
     """Context of one command.
 
-    Inside it stdout belongs to `emit` alone; whatever a library prints goes to stderr. Leaving it turns any exception
-    into one message and the exit code of the command line's contract.
+    Inside it stdout belongs to `emit` alone; whatever a library prints goes to stderr. Leaving it turns any exception,
+    Ctrl-C and SIGTERM into one message and the exit code of the command line's contract.
 
     Args:
         json_mode: One JSON document on stdout, also for an error; progress is shown as ever, on stderr.
@@ -54,6 +55,7 @@ class Terminal:
 
     def __enter__(self) -> Terminal:
         self._stdout = sys.stdout
+        self._stack.enter_context(ending_in_order())
         self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         self._stack.enter_context(warnings.catch_warnings())
         if not self.verbosity:
@@ -157,7 +159,8 @@ class Terminal:
 def explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the one message for an error."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "stopped; what was committed stays, and the same command continues from there"
+        code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        return code, "stopped; what was committed stays, and the same command continues from there"
     if isinstance(error, KVEmbedError | PipelineError):
         return FAILED, str(error) or type(error).__name__
     if isinstance(error, typer.TyperException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -159,8 +160,9 @@ def test_index_on_a_full_disk_keeps_what_was_committed(
     assert_next_run_completes(kvembed, folder)
 
 
-def test_index_interrupted_by_ctrl_c_ends_with_130_and_continues(
-    kvembed: Command, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_index_stopped_by_a_signal_says_so_and_continues(
+    kvembed: Command, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, stop: int, code: int
 ):
     folder = many_documents(tmp_path)
     original = KVEncoder.encode_counted
@@ -170,14 +172,15 @@ def test_index_interrupted_by_ctrl_c_ends_with_130_and_continues(
         nonlocal batches
         batches += len(texts) > 1
         if batches == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(stop)
         return original(self, texts, role, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(KVEncoder, "encode_counted", interrupted)
         stopped = kvembed("index", folder, "-c", "many", "--model", tiny_model_dir, "--layers", "1")
-    assert stopped.code == 130
+    assert stopped.code == code
     assert is_one_message(stopped)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "continues" in stopped.err
     assert_next_run_completes(kvembed, folder)
 
@@ -237,11 +240,17 @@ def test_stdout_on_a_full_disk_is_one_message(tmp_path: Path, arguments: tuple[s
 
 
 @pytest.mark.slow
-def test_process_killed_by_sigint_prints_one_message(tmp_path: Path, tiny_model_dir: Path):
+@pytest.mark.parametrize("way", [(), ("--flow",)], ids=["directly", "flow"])
+@pytest.mark.parametrize(
+    ("stop", "code", "kind"), [(signal.SIGINT, 130, "KeyboardInterrupt"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_process_stopped_by_a_signal_prints_one_message(
+    tmp_path: Path, tiny_model_dir: Path, stop: int, code: int, kind: str, way: tuple[str, ...]
+):
     folder = many_documents(tmp_path, 3000)
     process = subprocess.Popen(
         [sys.executable, "-c", "from pipelines.cli import main; main()", "index", str(folder), "-c", "many",
-         "--model", str(tiny_model_dir), "--layers", "1", "--json"],
+         "--model", str(tiny_model_dir), "--layers", "1", "--json", *way],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -253,11 +262,11 @@ def test_process_killed_by_sigint_prints_one_message(tmp_path: Path, tiny_model_
     while time.monotonic() < deadline and not list(collections.glob("*--ledger")):
         time.sleep(0.1)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert '"type": "KeyboardInterrupt"' in out
-    assert "Traceback" not in err
+    assert process.returncode == code, err
+    assert json.loads(out)["error"]["type"] == kind
+    assert err == ""
 
 
 def many_documents(tmp_path: Path, count: int = 100) -> Path:
