@@ -21,12 +21,16 @@ def _default_handler() -> Iterator[None]:
 
 def test_sigterm_raises_once_and_is_ignored_while_all_is_closed():
     closed = []
-    with pytest.raises(Terminated), ending_in_order():
+
+    def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
             signal.raise_signal(signal.SIGTERM)
             closed.append(True)
+
+    with pytest.raises(Terminated), ending_in_order():
+        work()
     assert closed
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
