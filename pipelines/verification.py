@@ -1,53 +1,66 @@
-"""Does a collection hold what its ledger says, and does its encoder still compute what it computed?"""
+"""Does a collection hold what its ledger says, do its vectors belong to its texts, does its encoder still agree?"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipelines.damage import missing_points
-from pipelines.point_store import PointStore
-from pipelines.store import batches
+from pipelines.errors import TransientError
+from pipelines.inspection import Findings, inspect
+from pipelines.ledger import Ledger
+from pipelines.physical import resolve
+from pipelines.repair import Mended, Repair
+from pipelines.verdicts import problems_of, remedies_for
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.collection import Collection
     from pipelines.errors import JSON
+    from pipelines.ingestion import SourceLike
+    from pipelines.sources import Source
     from pipelines.store import Store, StoreLike
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
-"""Largest difference between numbers of two unit vectors of one canary that counts as rounding, by dtype.
-
-float32: one machine repeats itself within 1e-5 whatever the batch; another kernel or BLAS adds up in another order,
-for which a factor of ten is left. The other two scale with their rounding steps, 2^-8 and 2^-11, over tens of layers.
-A wrong layer or another bias moves canaries by 1e-2 and more in float32.
-"""
-_BATCH = 512
 _NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check found; `ok` when nothing is wrong."""
+    """What a check found, what was mended, and what remains; numbers are of what was found, before any repair."""
 
     collection: str
     physical: str
     ok: bool
+    """Nothing is wrong: where a repair was asked for, nothing any more."""
     problems: tuple[str, ...]
-    """One sentence each, for a person."""
+    """What is wrong, after the repair if there was one; one sentence each, for a person."""
+    remedies: tuple[str, ...]
+    """Commands and calls that mend it; SOURCE stands for what the collection was indexed from."""
+    found: tuple[str, ...]
+    """What was wrong before the repair; the problems where there was none."""
     documents: int
     chunks: int
     missing_points: int
     """Points that the ledger names and the collection lacks."""
     missing_documents: tuple[str, ...]
     """Ids of the first documents that lack points."""
+    altered_payloads: int
+    """Documents whose points do not carry the payloads that were written."""
+    altered_documents: tuple[str, ...]
+    """The first of them."""
+    unsettled_documents: int
+    """Other documents that the ledger has down to be written again."""
     stray_points: int
     """Points that no ledger entry names."""
     stray_ids: tuple[str, ...]
     """The first of them."""
+    checked_vectors: int
+    """Vectors that were compared with new ones of their text."""
+    unchecked_vectors: int
+    """Vectors that were to be compared, and whose text cannot be made again from what their point keeps."""
+    altered_vectors: int
+    """Vectors that are not those of their text."""
+    altered_vector_ids: tuple[str, ...]
+    """Points of the first of them."""
     canaries: int
     canary_difference: float
     """Largest difference between numbers of a stored and a new canary vector, both of unit length."""
@@ -56,107 +69,183 @@ class VerifyReport:
     tolerance: float
     interrupted: bool
     """The last run was cut short, or goes on; the next one mends what it left."""
+    repaired_vectors: int
+    """Embedded again from the stored text, and written with the same payload."""
+    deleted_strays: int
+    """Strays whose id proves that kvembed made them, of documents that have all their points without."""
+    restored_entries: int
+    """Ledger entries that were made anew, took points in that they had lost, or let go what is another document's."""
+    marked_documents: int
+    """Documents that the ledger now has down to be written again by the next run over their source."""
+    rewritten_documents: int
+    """Documents that a run over the given source wrote."""
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the report as JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def verify(store: StoreLike | None, name: str, *, model: str | None = None) -> VerifyReport:
-    """Compare manifest, ledger and points, and embed the canaries again.
+def verify(
+    store: StoreLike | None,
+    name: str,
+    *,
+    model: str | None = None,
+    full: bool = False,
+    sample: int = 64,
+    repair: bool = False,
+    source: SourceLike | None = None,
+    wait: float = 0.0,
+) -> VerifyReport:
+    """Compare manifest, ledger, points and vectors, and mend what can be mended if asked to.
+
+    Every point's payload is read and compared with a hash in the ledger. Vectors are compared with new ones of the
+    stored texts: a sample, drawn anew after each run that writes, or all. Without a repair nothing is written. A run
+    that goes on meanwhile looks like one that was cut short.
+
+    A repair takes the write lease. It embeds altered vectors again, all of them if the sample had any; it deletes
+    strays that kvembed provably made where their document is complete without them, and gives them back to a ledger
+    entry that has lost them; other strays are only named. Documents that lack points, or whose payloads were
+    altered, are marked in the ledger: the next run over their source writes them anew, and a source given here is
+    run over at once, without deleting anything. Nothing is mended with an encoder that contradicts the manifest or
+    its canaries.
+
+    What cannot be seen: a document of which points and ledger entry are both gone, an altered content hash in a
+    ledger entry, and altered metadata of documents indexed by kvembed 0.1, whose ledger has no hash of payloads.
 
     Args:
         store: Folder, URL or client; None takes the one of the settings.
         name: Collection.
         model: Where the model lies, if it was moved.
+        full: Compare every vector; takes as long as indexing did.
+        sample: Otherwise so many.
+        repair: Mend what was found.
+        source: What the collection was indexed from, for documents that have to be written again.
+        wait: Seconds to wait for another writer.
 
     Raises:
         TerminalError: the collection cannot be opened; as `open_collection`.
+        CollectionBusyError: a repair was asked for, and another run is writing.
+        SourceError: nothing can be read there.
+        ValueError: a negative sample, or a source without a repair.
     """
     from pipelines.retrieval import open_collection
 
-    with open_collection(store, name, model=model) as collection:
-        return collection.verify()
+    _check_arguments(sample, repair, source)
+    with open_collection(store, name, model=model) as opened:
+        pinned = opened.pinned()
+        return verify_collection(
+            pinned.store,
+            pinned.collection,
+            pinned.encoder,
+            full=full,
+            sample=sample,
+            repair=repair,
+            source=source,
+            wait=wait,
+        )
 
 
-def verify_collection(store: Store, collection: Collection, encoder: KVEncoder) -> VerifyReport:
-    """Check one collection that is open already, batch by batch; only ids of what is wrong are kept."""
-    points = PointStore(store, collection.physical)
-    documents, missing, lacking = _missing(collection, points)
-    chunks, stray = _stray(collection, points)
-    difference, cosine = _canaries(collection, encoder)
-    tolerance = TOLERANCE[str(collection.manifest.encoder["dtype"])]
-    run = collection.ledger.run()
-    problems = []
-    if missing:
-        problems.append(f"{missing} points that the ledger names are missing, first in {lacking[0]!r}; index again")
-    if stray:
-        problems.append(
-            f"{len(stray)} points belong to no form of a document that the ledger knows, first {stray[0]}; searches "
-            "find them; if nobody put them there on purpose, delete them by id with the Qdrant client: "
-            f"client.delete({collection.physical!r}, points_selector=IDS)"
-        )
-    if run.in_flight:
-        problems.append(f"the last run ended while it wrote {len(run.in_flight)} documents; index again")
-    if not difference <= tolerance:
-        problems.append(
-            f"the encoder computes other vectors than when the collection was filled: canaries differ by "
-            f"{difference:.2g}, where {tolerance:.2g} is rounding"
-        )
+def verify_collection(
+    store: Store,
+    collection: Collection,
+    encoder: KVEncoder,
+    *,
+    full: bool = False,
+    sample: int = 64,
+    repair: bool = False,
+    source: SourceLike | None = None,
+    wait: float = 0.0,
+) -> VerifyReport:
+    """Check one collection that is open already; takes, returns and raises what `verify` does."""
+    from pipelines.sources import open_source
+
+    _check_arguments(sample, repair, source)
+    given = open_source(source) if source is not None else None  # a wrong one is refused before anything is mended
+    found = inspect(store, collection, encoder, full=full, sample=sample)
+    if not repair or found.clean or not found.trusted:
+        return _report(collection, found, found, refused=repair and not found.trusted)
+    found, mended = _repaired(store, collection, encoder, found, full, wait)
+    after = inspect(store, collection, encoder, vectors=found.suspects)
+    rewritten = 0
+    if given is not None and after.due:
+        rewritten = _rewritten(store, collection, encoder, given, wait)
+        after = inspect(store, collection, encoder, sample=sample, vectors=found.suspects)
+    return _report(collection, found, after, mended, rewritten)
+
+
+def _repaired(
+    store: Store, collection: Collection, encoder: KVEncoder, seen: Findings, full: bool, wait: float
+) -> tuple[Findings, Mended]:
+    """Look again, now that nobody else writes, and mend what is wrong."""
+    from pipelines.lease import write_lease
+
+    with write_lease(store, collection.name, wait) as lease:
+        if resolve(lease.store, collection.name) != collection.physical:
+            raise TransientError(f"collection {collection.name!r} was rebuilt meanwhile; verify it again")
+        held = replace(collection, ledger=Ledger(lease.store, collection.physical))
+        # One altered vector in a sample is a sign of more outside.
+        every = bool(seen.vectors) and not full
+        found = inspect(lease.store, held, encoder, full=every, vectors=seen.suspects)
+        found.checked = max(found.checked, seen.checked)
+        found.unchecked = max(found.unchecked, seen.unchecked)
+        return found, Repair(lease.store, held, encoder).mend(found)
+
+
+def _rewritten(store: Store, collection: Collection, encoder: KVEncoder, source: Source, wait: float) -> int:
+    from pipelines.ingestion import ingest
+
+    done = ingest(source, store, collection.name, encoder, delete="none", on_change="refuse", wait=wait)
+    return done.documents_added + done.documents_changed
+
+
+def _check_arguments(sample: int, repair: bool, source: SourceLike | None) -> None:
+    if sample < 0:
+        raise ValueError(f"sample is {sample}; it must be a number of vectors, at least 0")
+    if source is not None and not repair:
+        raise ValueError("a source is read by a repair only; pass repair=True, or leave the source out")
+
+
+def _report(
+    collection: Collection,
+    found: Findings,
+    after: Findings,
+    mended: Mended | None = None,
+    rewritten: int = 0,
+    *,
+    refused: bool = False,
+) -> VerifyReport:
+    problems = problems_of(collection, after)
+    if refused:
+        problems.append("nothing was mended: new vectors of this encoder would not belong to the collection")
+    done = mended or Mended()
     return VerifyReport(
         collection=collection.name,
         physical=collection.physical,
         ok=not problems,
         problems=tuple(problems),
-        documents=documents,
-        chunks=chunks,
-        missing_points=missing,
-        missing_documents=tuple(lacking[:_NAMED]),
-        stray_points=len(stray),
-        stray_ids=tuple(stray[:_NAMED]),
+        remedies=tuple(remedies_for(collection, after, repaired=mended is not None)),
+        found=tuple(problems_of(collection, found)),
+        documents=found.documents,
+        chunks=found.chunks,
+        missing_points=found.missing,
+        missing_documents=tuple(found.lacking[:_NAMED]),
+        altered_payloads=len(found.altered),
+        altered_documents=tuple(found.altered[:_NAMED]),
+        unsettled_documents=len(found.unsettled),
+        stray_points=len(found.strays),
+        stray_ids=tuple(found.strays[:_NAMED]),
+        checked_vectors=found.checked,
+        unchecked_vectors=found.unchecked,
+        altered_vectors=len(found.vectors),
+        altered_vector_ids=tuple(point.point_id for point in found.vectors[:_NAMED]),
         canaries=len(collection.manifest.canaries),
-        canary_difference=difference,
-        canary_cosine=cosine,
-        tolerance=tolerance,
-        interrupted=bool(run.in_flight),
+        canary_difference=found.difference,
+        canary_cosine=found.cosine,
+        tolerance=found.tolerance,
+        interrupted=bool(after.in_flight),
+        repaired_vectors=done.vectors,
+        deleted_strays=done.deleted,
+        restored_entries=len(done.restored),
+        marked_documents=len(done.marked),
+        rewritten_documents=rewritten,
     )
-
-
-def _missing(collection: Collection, points: PointStore) -> tuple[int, int, list[str]]:
-    documents = missing = 0
-    lacking: list[str] = []
-    for entry, gone in missing_points(collection.ledger, points):
-        documents += 1
-        missing += gone
-        if gone:
-            lacking.append(entry.document_id)
-    return documents, missing, lacking
-
-
-def _stray(collection: Collection, points: PointStore) -> tuple[int, list[str]]:
-    chunks = 0
-    stray: list[str] = []
-    for batch in batches(points.scan(), _BATCH):
-        chunks += len(batch)
-        entries = collection.ledger.get({document_id for _, document_id in batch})
-        named = {point_id for entry in entries.values() for point_id in entry.point_ids}
-        stray += [point_id for point_id, _ in batch if point_id not in named]
-    return chunks, stray
-
-
-def _canaries(collection: Collection, encoder: KVEncoder) -> tuple[float, float]:
-    difference, cosine = 0.0, 1.0
-    for canary in collection.manifest.canaries:
-        encode = encoder.encode_query if canary.role == "query" else encoder.encode_document
-        new = _unit(encode([canary.text])[0])
-        old = _unit(np.array(canary.vector, dtype=np.float32))
-        if new.shape != old.shape:
-            return float("inf"), -1.0
-        difference = max(difference, float(np.abs(new - old).max()))
-        cosine = min(cosine, float(new @ old))
-    return difference, cosine
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return scaled

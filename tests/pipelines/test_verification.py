@@ -12,8 +12,9 @@ from kvembed import KVEncoder
 from pipelines import ChunkingConfig, Document, RejectedDocument, ingest, open_collection, status, verify
 from pipelines.ledger import Ledger
 from pipelines.physical import resolve
+from pipelines.reembedding import TOLERANCE
 from pipelines.store import open_store
-from pipelines.verification import TOLERANCE, VerifyReport
+from pipelines.verification import VerifyReport
 from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder
 
 CHUNKING = ChunkingConfig(max_tokens=64)
