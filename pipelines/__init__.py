@@ -36,14 +36,16 @@ if TYPE_CHECKING:
         TooManyQuarantinedError,
         TransientError,
     )
+    from pipelines.generations import PruneReport, Swap, prune, rollback
     from pipelines.ingestion import ingest, plan
     from pipelines.inventory import CollectionStatus, status
     from pipelines.manifest import Manifest
+    from pipelines.options import DeletionGuard
     from pipelines.pinned import PinnedCollection
-    from pipelines.planning import DeletionGuard
     from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument, SearchHit
     from pipelines.retrieval import OpenCollection, open_collection
     from pipelines.sources import Source, open_source
+    from pipelines.storage import StorageConfig
     from pipelines.verification import VerifyReport, verify
 
 _HOMES = {
@@ -54,7 +56,7 @@ _HOMES = {
     "CollectionBusyError": "errors",
     "CollectionNotFoundError": "errors",
     "CollectionStatus": "inventory",
-    "DeletionGuard": "planning",
+    "DeletionGuard": "options",
     "DeletionGuardError": "errors",
     "Document": "documents",
     "EncoderMismatchError": "errors",
@@ -71,17 +73,20 @@ _HOMES = {
     "PinnedCollection": "pinned",
     "PipelineError": "errors",
     "Progress": "report",
+    "PruneReport": "generations",
     "QuarantinedDocument": "report",
     "RebuildError": "errors",
     "RejectedDocument": "documents",
     "SearchHit": "report",
     "Source": "sources",
     "SourceError": "errors",
+    "StorageConfig": "storage",
     "StoreError": "errors",
     "StoreFullError": "errors",
     "StoreLockedError": "errors",
     "StoreNotFoundError": "errors",
     "StoreUnavailableError": "errors",
+    "Swap": "generations",
     "TerminalError": "errors",
     "TooManyQuarantinedError": "errors",
     "TransientError": "errors",
@@ -90,6 +95,8 @@ _HOMES = {
     "open_collection": "retrieval",
     "open_source": "sources",
     "plan": "ingestion",
+    "prune": "generations",
+    "rollback": "generations",
     "status": "inventory",
     "verify": "verification",
 }
@@ -119,17 +126,20 @@ __all__ = [
     "PinnedCollection",
     "PipelineError",
     "Progress",
+    "PruneReport",
     "QuarantinedDocument",
     "RebuildError",
     "RejectedDocument",
     "SearchHit",
     "Source",
     "SourceError",
+    "StorageConfig",
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
     "StoreNotFoundError",
     "StoreUnavailableError",
+    "Swap",
     "TerminalError",
     "TooManyQuarantinedError",
     "TransientError",
@@ -138,6 +148,8 @@ __all__ = [
     "open_collection",
     "open_source",
     "plan",
+    "prune",
+    "rollback",
     "status",
     "verify",
 ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 from qdrant_client import models
 
 from kvembed.config import fingerprint_of
-from pipelines.errors import CollectionNotFoundError, EncoderMismatchError, ForeignCollectionError
+from pipelines.errors import CollectionNotFoundError, EncoderMismatchError
 from pipelines.ledger import Ledger
 from pipelines.manifest import CHUNKING, Manifest, differences, make_manifest, pipeline_hash, read_manifest
 from pipelines.physical import aliases, check_name, collections, physical_name, resolve
-from pipelines.points import INDEXED_FIELDS
+from pipelines.storage import StorageConfig, payload_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,11 +50,9 @@ def find_collection(store: Store, name: str) -> Collection | None:
     """
     check_name(name)
     physical = resolve(store, name)
-    if physical is None:
-        if name in collections(store):
-            raise ForeignCollectionError(name, "it is a collection, where ours are aliases")
-        return None
-    return _load(store, name, physical)
+    if physical is None and name in collections(store):
+        physical = name  # adopted: a collection where ours are aliases
+    return None if physical is None else load_collection(store, name, physical)
 
 
 def get_collection(store: Store, name: str) -> Collection:
@@ -70,39 +68,64 @@ def get_collection(store: Store, name: str) -> Collection:
     return found
 
 
+def load_collection(store: Store, name: str, physical: str) -> Collection:
+    """Read the manifest of a physical collection.
+
+    Raises:
+        ForeignCollectionError: it has none.
+        ManifestError: a newer version wrote it, or it is damaged.
+    """
+    info = store.call(store.client.get_collection, physical)
+    manifest = read_manifest(name, info.config.metadata)
+    return Collection(name, physical, manifest, Ledger(store, physical))
+
+
 def make_collection(
     store: Store,
     name: str,
     encoder: KVEncoder,
     chunking: ChunkingConfig,
     layer_profile: Mapping[str, JSON] | None = None,
+    storage: StorageConfig | None = None,
 ) -> Collection:
-    """Make the collection that this encoder and chunking fill, or complete one whose making was interrupted.
+    """Make the physical collection that this encoder and chunking fill, or complete one whose making was interrupted.
 
-    The alias comes last: while it is missing every step is repeated, and each is harmless to repeat.
+    No alias points to it yet. Every step is harmless to repeat.
     """
     rules = chunking.to_dict()
     physical = physical_name(name, pipeline_hash(encoder.fingerprint, rules))
-    existing = collections(store)
-    if physical not in existing:
-        manifest = make_manifest(name, encoder, rules, layer_profile)
-        vectors = models.VectorParams(size=encoder.dimension, distance=models.Distance.COSINE)
-        store.create(physical, vectors, manifest.to_metadata())
-    made = _load(store, name, physical)
+    kept = storage or StorageConfig()
+    if physical not in collections(store):
+        manifest = make_manifest(name, encoder, rules, layer_profile, kept.to_dict())
+        store.create(
+            physical,
+            kept.vectors(encoder.dimension),
+            manifest.to_metadata(),
+            quantization=kept.quantization_config(),
+        )
+    return complete_collection(store, load_collection(store, name, physical))
+
+
+def complete_collection(store: Store, made: Collection) -> Collection:
+    """Give a physical collection its payload indexes, which a server wants before the points, and its ledger."""
     if not store.embedded:  # embedded Qdrant has no payload indexes
-        for field in INDEXED_FIELDS:
+        for field, schema in payload_indexes(StorageConfig.from_dict(made.manifest.storage)).items():
             store.call(
-                store.client.create_payload_index,
-                physical,
-                field_name=field,
-                field_schema=models.PayloadSchemaType.KEYWORD,
-                wait=True,
+                store.client.create_payload_index, made.physical, field_name=field, field_schema=schema, wait=True
             )
-    if made.ledger.name not in existing:
+    if made.ledger.name not in collections(store):
         made.ledger.create()
-    alias = models.CreateAlias(collection_name=physical, alias_name=name)
-    store.call(store.client.update_collection_aliases, [models.CreateAliasOperation(create_alias=alias)])
     return made
+
+
+def point_alias(store: Store, name: str, physical: str, replaced: str | None) -> None:
+    """Let a name stand for another physical collection, in one call: there is no moment without one."""
+    operations: list[models.AliasOperations] = []
+    if replaced is not None:
+        operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+    alias = models.CreateAlias(collection_name=physical, alias_name=name)
+    operations.append(models.CreateAliasOperation(create_alias=alias))
+    store.call(store.client.update_collection_aliases, operations)
 
 
 def adopt_layers(encoder: KVEncoder, manifest: Manifest) -> KVEncoder:
@@ -110,13 +133,13 @@ def adopt_layers(encoder: KVEncoder, manifest: Manifest) -> KVEncoder:
     return encoder.with_layers(manifest.layers) if encoder.config.layers == "auto" else encoder
 
 
-def check_same(
+def changes(
     collection: Collection, encoder: KVEncoder | EncoderConfig, chunking: ChunkingConfig | None = None
-) -> None:
-    """Refuse an encoder or a chunking that did not fill this collection.
+) -> dict[str, tuple[JSON, JSON]]:
+    """Compare an encoder, and a chunking if one is given, with those that filled a collection.
 
-    Raises:
-        EncoderMismatchError: naming each differing field with the stored and the given value.
+    Returns:
+        Field -> (stored, given), for every field that differs; empty when the points would be the same.
     """
     stored = collection.manifest
     rules = chunking.to_dict() if chunking is not None else None
@@ -124,14 +147,15 @@ def check_same(
     found = differences(stored, cast("dict[str, JSON]", identity), rules)
     given = fingerprint_of(identity)
     if given == stored.fingerprint:  # fields may differ and mean the same, such as the bias of a closed slot
-        found = {field: values for field, values in found.items() if field.startswith(CHUNKING)}
-    elif not found:
-        found = {"fingerprint": (stored.fingerprint, given)}
-    if found:
+        return {field: values for field, values in found.items() if field.startswith(CHUNKING)}
+    return found or {"fingerprint": (stored.fingerprint, given)}
+
+
+def check_same(collection: Collection, encoder: KVEncoder | EncoderConfig) -> None:
+    """Refuse an encoder that did not fill this collection.
+
+    Raises:
+        EncoderMismatchError: naming each differing field with the stored and the given value.
+    """
+    if found := changes(collection, encoder):
         raise EncoderMismatchError(collection.name, found, "use what is stored, or index the source under another name")
-
-
-def _load(store: Store, name: str, physical: str) -> Collection:
-    info = store.call(store.client.get_collection, physical)
-    manifest = read_manifest(name, info.config.metadata)
-    return Collection(name, physical, manifest, Ledger(store, physical))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pipelines.ledger import LedgerEntry
+from pipelines.points import payload_hash, text_hash
+
 if TYPE_CHECKING:
-    from pipelines.documents import Chunk, Document
-    from pipelines.ledger import LedgerEntry, Quarantine
+    from pipelines.documents import Chunk, Document, Point
+    from pipelines.ledger import Quarantine
     from pipelines.report import QuarantinedDocument
 
 
@@ -19,6 +22,7 @@ class Draft:
         document: What is written.
         content_hash: Of it.
         before: What the ledger says of it.
+        donor: What the ledger says of the document it was before it got another id.
         point_ids: Points of the new form so far, in order.
         digests: `points.payload_digest` of every point so far, by the chunk's index.
         waiting: Chunks that are cut and not encoded yet.
@@ -32,6 +36,7 @@ class Draft:
     document: Document
     content_hash: str
     before: LedgerEntry | None
+    donor: LedgerEntry | None = None
     point_ids: list[str] = field(default_factory=list)
     digests: dict[int, bytes] = field(default_factory=dict)
     waiting: int = 0
@@ -51,6 +56,26 @@ class Draft:
         self.truncated_chunks += tokens > 0
         self.truncated_tokens += tokens
 
+    def entry(self, run: int) -> LedgerEntry:
+        """Return what the ledger keeps of the document once it is committed by the run of this number."""
+        return LedgerEntry(
+            document_id=self.document.id,
+            source=self.document.source,
+            content_hash=self.content_hash,
+            text_hash=text_hash(self.document.text),
+            point_ids=tuple(self.point_ids),
+            payload_hash=payload_hash(self.digests[index] for index in range(len(self.point_ids))),
+            generation=run,
+            truncated_chunks=self.truncated_chunks,
+            truncated_tokens=self.truncated_tokens,
+        )
+
+    def setback(self, run: int) -> LedgerEntry:
+        """Return what the ledger keeps of the document when its new form failed: the old one, if there is one."""
+        before = self.before or LedgerEntry(self.document.id, self.document.source)
+        known = "" if self.reused else before.payload_hash  # some payloads may be those of the new form already
+        return replace(before, payload_hash=known, quarantine=self.failure, generation=run)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
@@ -61,14 +86,25 @@ class Pending:
     point_id: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A point that needs no encoding."""
+
+    draft: Draft
+    point: Point
+
+
 @dataclass(slots=True)
 class Tally:
     """What a writer did."""
 
     added: int = 0
     changed: int = 0
+    moved: int = 0
     empty: int = 0
     deleted: int = 0
+    rejected: int = 0
+    """Documents that the source itself could not read, and that were not known for it."""
     chunks_embedded: int = 0
     chunks_reused: int = 0
     points_written: int = 0
@@ -79,3 +115,14 @@ class Tally:
     truncated_tokens: int = 0
     quarantined: list[QuarantinedDocument] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"chunk": 0.0, "embed": 0.0, "write": 0.0})
+
+    def count(self, draft: Draft, *, moved: bool) -> None:
+        """Count a document that was committed; `moved` when it was searchable under another id."""
+        known = draft.before is not None and draft.before.committed
+        self.changed += known
+        self.moved += moved
+        self.added += not known and not moved
+        self.empty += not draft.point_ids
+        self.chunks_reused += draft.reused
+        self.truncated_chunks += draft.truncated_chunks
+        self.truncated_tokens += draft.truncated_tokens

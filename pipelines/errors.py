@@ -103,7 +103,8 @@ class ForeignCollectionError(StoreError):
         self.name = name
         super().__init__(
             f"collection {name!r} was not made by kvembed ({reason}); nothing was changed; "
-            "choose another name, or remove that collection yourself"
+            "choose another name, remove that collection yourself, or pass `--adopt`, which takes over an empty "
+            "collection, or an alias once ours is complete"
         )
 
 
@@ -152,17 +153,22 @@ class ModelUnavailableError(TerminalError):
 class DeletionGuardError(TerminalError):
     """A run would delete more documents than the guard allows; nothing was written."""
 
-    def __init__(self, collection: str, doomed: int, known: int, first_ids: Sequence[str]) -> None:
+    def __init__(
+        self, collection: str, doomed: int, known: int, first_ids: Sequence[str], share: float, count: int
+    ) -> None:
         self.collection = collection
         self.doomed = doomed
         self.known = known
         self.first_ids = tuple(first_ids)
+        self.share = share
+        self.count = count
         shown = ", ".join(repr(document_id) for document_id in self.first_ids)
         super().__init__(
             f"{doomed} of {known} documents ({doomed / max(known, 1):.0%}) of collection "
             f"{collection!r} are gone from the source and would be deleted, first {shown}; "
-            "nothing was changed; if that is meant pass `--delete all`, "
-            "to keep them pass `--delete none`"
+            f"one run may delete up to {share:.0%} and {count} documents unasked, and never all; "
+            "nothing was changed; if that is meant pass `--delete all`, or raise `--delete-share` and "
+            "`--delete-count`; to keep them pass `--delete none`"
         )
 
 

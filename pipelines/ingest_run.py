@@ -1,31 +1,36 @@
-"""One run: the comparison of source and ledger, what it decides, and the report."""
+"""One run: the comparison of source and ledger, and the writing of what it decides."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from pipelines.chunking import CHUNKING_FAILURES, Chunker, ChunkingConfig
-from pipelines.collection import adopt_layers, check_same, find_collection, make_collection
+from pipelines.adoption import adopt_in_place, update_storage
+from pipelines.chunking import CHUNKING_FAILURES, Chunker
+from pipelines.collection import make_collection, point_alias
+from pipelines.cost import Cost
 from pipelines.damage import damaged_documents
 from pipelines.documents import Document, RejectedDocument
-from pipelines.errors import CollectionNotFoundError
+from pipelines.drafts import Tally
+from pipelines.errors import RebuildError, TooManyQuarantinedError
+from pipelines.generations import announce
 from pipelines.layer_choice import ChunkSample, resolve_layers
-from pipelines.manifest import pipeline_hash
 from pipelines.model_registry import remember_model
-from pipelines.planning import Delete, Survey, first_sighting, quarantine_of, text_batches
+from pipelines.planning import Survey, first_sighting, quarantine_of, text_batches
 from pipelines.point_store import PointStore
 from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument
+from pipelines.target import Target, choose_target
 from pipelines.writer import Writer
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
-    from pipelines.collection import Collection
+    from pipelines.chunking import ChunkingConfig
+    from pipelines.errors import JSON
+    from pipelines.ledger import RunRecord
+    from pipelines.options import IngestOptions
     from pipelines.sources import Source
     from pipelines.store import Store
 
@@ -37,15 +42,9 @@ _ADVICE = (
 _READ = 32  # documents handed to the writer at a time
 
 
-def pipeline_version(fingerprint: str, chunking: ChunkingConfig) -> str:
-    """Hash what decides whether a quarantined document is tried again: the pipeline and this package's version."""
-    parts = f"{pipeline_hash(fingerprint, chunking.to_dict())} {version('kvembed')}"
-    return hashlib.sha256(parts.encode("ascii")).hexdigest()
-
-
 @dataclass(slots=True)
 class IngestRun:
-    """State of one run; `survey` comes first, then `execute`.
+    """State of one run; `survey` comes first, then `prepare` and `write`.
 
     `asked` is the chunking the caller named; None takes the collection's own, or the default for a new one.
     """
@@ -53,173 +52,156 @@ class IngestRun:
     store: Store
     source: Source
     name: str
-    encoder: KVEncoder
+    given: KVEncoder
     asked: ChunkingConfig | None
-    delete: Delete
+    options: IngestOptions
     progress: Progress
-    chunking: ChunkingConfig = field(init=False, default_factory=ChunkingConfig)
-    collection: Collection | None = None
+    target: Target = field(init=False)
     found: Survey = field(default_factory=lambda: Survey("", None))
+    seen: tuple[object, ...] = ()
+    """State of the store when the comparison was made; while it stays, the comparison holds."""
     sample: ChunkSample | None = None
+    tally: Tally = field(default_factory=Tally)
     seconds: dict[str, float] = field(default_factory=dict)
-    chunks: int = 0
-    tokens: int = 0
-
-    @property
-    def made(self) -> Collection:
-        """The collection, once it exists."""
-        if self.collection is None:
-            raise CollectionNotFoundError(self.name)
-        return self.collection
+    warnings: list[str] = field(default_factory=list)
 
     def survey(self, *, count: bool = False) -> IngestPlan:
         """Compare the source with the ledger; with `count`, cut what is new to see how much there is to embed."""
         started = perf_counter()
-        self.collection = find_collection(self.store, self.name)
-        stored = self.collection.manifest.chunking if self.collection is not None else {}
-        self.chunking = self.asked or ChunkingConfig.from_dict(stored)
-        if self.collection is not None:
-            self.encoder = adopt_layers(self.encoder, self.collection.manifest)
-            check_same(self.collection, self.encoder, self.chunking)
-        resolved = self.encoder.config.layers != "auto"
-        pipeline = pipeline_version(self.encoder.fingerprint, self.chunking) if resolved else ""
-        self.found = self._comparison(pipeline)
+        self.target = choose_target(self.store, self.name, self.given, self.asked, self.options)
+        self.seen = self.state()
+        resolved = self.target.encoder.config.layers != "auto"
+        self.found = self._comparison(self.target.pipeline if resolved else "")
         self.sample = None if resolved or count else ChunkSample()
-        chunker = Chunker(self.chunking, self.encoder)
+        cost = Cost()
+        chunker = Chunker(self.target.chunking, self.target.encoder)
 
         def look(document: Document, wanted: bool) -> None:
             with suppress(*CHUNKING_FAILURES):  # the writer meets it again, and quarantines the document
                 if self.sample is not None:
                     self.sample.add(chunker.chunks(document))
                 elif count and wanted:
-                    self._count(chunker, document)
+                    cost.add(document, chunker, self.target.encoder)
 
         self.found.run(self.source, self.progress, look)
-        self.seconds["plan"] = perf_counter() - started
-        made = self.found.plan(self.name, self.source.description, self.delete)
-        return self._with_cost(made) if count else made
+        self.seconds["plan"] = self.seconds.get("plan", 0.0) + perf_counter() - started
+        planned = self._planned()
+        return cost.added_to(planned, self._last_run()) if count else planned
 
-    def execute(self, planned: IngestPlan) -> IngestReport:
-        """Do what the plan says."""
-        warnings = []
-        if self.collection is None:
-            warnings += self._make()
-        collection = self.made
-        remember_model(self.encoder.config)  # before the work: a run that is cut short is continued without --model
-        points = PointStore(self.store, collection.physical)
-        chunker = Chunker(self.chunking, self.encoder)
-        writer = Writer(collection, points, self.encoder, chunker, self.found.pipeline)
+    def state(self) -> tuple[object, ...]:
+        """Return what changes when anybody writes to the name."""
+        live, written = self.target.live, self.target.collection
+        return (
+            live.physical if live else None,
+            written.physical if written else None,
+            self.target.replaces,
+            self._last_run(),
+            live.ledger.run() if live and self.target.replaces else None,
+        )
+
+    def is_current(self) -> bool:
+        """Tell whether the comparison still holds, now that nobody else writes."""
+        self.target = choose_target(self.store, self.name, self.given, self.asked, self.options)
+        return self.seen == self.state()
+
+    def changes_nothing(self, planned: IngestPlan) -> bool:
+        """Tell whether there is nothing at all to write, so that no lease is needed either."""
+        live, storage = self.target.live, self.options.storage
+        if live is None or live is not self.target.collection or not planned.changes_nothing:
+            return False
+        if storage is not None and storage.to_dict() != dict(live.manifest.storage):
+            return False
+        forgotten = self.found.gone.forgotten and self.options.delete != "none"
+        return not (self.found.fresh_rejections or forgotten or self.found.in_flight)
+
+    def check_rejections(self) -> None:
+        """End the run when the source alone has more unreadable documents than allowed; nothing was written."""
+        rejected, allowed = self.found.fresh_rejections, self.options.max_quarantined
+        if allowed is not None and len(rejected) > allowed:
+            first = [f"{found.id!r}: {found.reason}" for found in rejected[:3]]
+            raise TooManyQuarantinedError(self.name, len(rejected), allowed, first)
+
+    def prepare(self) -> None:
+        """Make what is to be written to, and let the name stand for it, unless it stands for something else."""
+        profile = self._choose_layers(self.sample.texts) if self.sample is not None else None
+        target, storage = self.target, self.options.storage
+        if target.in_place:
+            made = adopt_in_place(self.store, self.name, target.encoder, target.chunking)
+        elif target.collection is None or target.collection is not target.live:
+            made = make_collection(self.store, self.name, target.encoder, target.chunking, profile, storage)
+            if target.replaces is None:
+                point_alias(self.store, self.name, made.physical, None)
+            else:
+                announce(self.store, self.name, made.physical, target.replaces)
+        else:
+            made = target.collection if storage is None else update_storage(self.store, target.collection, storage)
+        self.target = replace(target, collection=made)
+        remember_model(target.encoder.config)  # before the work: a run that is cut short is continued without --model
+
+    def write(self, planned: IngestPlan) -> None:
+        """Do what the plan says to the collection that is written."""
+        made, found = self.target.made, self.found
+        donors = {new: old for old, new in planned.moved}
+        points = PointStore(self.store, made.physical)
+        writer = Writer(
+            made,
+            points,
+            self.target.encoder,
+            Chunker(self.target.chunking, self.target.encoder),
+            found.pipeline,
+            donors=donors,
+            allowed=self.options.max_quarantined,
+            tally=self.tally,
+        )
         writer.recover()
-        writer.quarantine(
-            (found.id, found.source, quarantine_of(found, self.found.pipeline)) for found in self.found.fresh_rejections
-        )
-        back = self._write(writer, planned) if planned.added or planned.changed else set()
-        doomed = [document_id for document_id in planned.deleted if document_id not in back]
-        doomed += self.found.forgotten if self.delete != "none" else []
-        gone = 0
-        for batch in writer.remove(doomed):
+        self.tally.rejected += len(found.fresh_rejections)
+        writer.quarantine((one.id, one.source, quarantine_of(one, found.pipeline)) for one in found.fresh_rejections)
+        removes = self.options.delete != "none" or self.target.replaces is not None
+        doomed = found.gone.doomed if removes else []
+        wanted = {*planned.added, *planned.changed, *donors}
+        back = self._write(writer, wanted, {*doomed, *donors.values()}) if wanted else set()
+        followed = [old for new, old in donors.items() if new in writer.committed and old not in back]
+        for _ in writer.remove(followed, moved=True):
+            pass
+        gone, going = 0, [one for one in doomed if one not in back] + (found.gone.forgotten if removes else [])
+        for batch in writer.remove(going):
             gone += batch
-            self.progress("delete", gone, len(doomed))
+            self.progress("delete", gone, len(going))
         writer.finish()
-        if self.store.embedded and (count := points.count()) > _EMBEDDED_LIMIT:
-            warnings.append(_ADVICE.format(count=count))
-        return self._report(planned, writer, warnings)
 
-    def _comparison(self, pipeline: str) -> Survey:
-        """Gather what the store already says of the documents."""
-        if self.collection is None:
-            return Survey(pipeline, None)
-        ledger = self.collection.ledger
-        if in_flight := frozenset(ledger.run().in_flight):
-            return Survey(pipeline, ledger, in_flight)
-        points = PointStore(self.store, self.collection.physical)
-        return Survey(pipeline, ledger, damaged=damaged_documents(ledger, points))
-
-    def _make(self) -> list[str]:
-        warnings = []
-        profile = None
-        if self.sample is not None:
-            started = perf_counter()
-            self.progress("select_layers", 0, None)
-            self.encoder, profile, warning = resolve_layers(self.encoder, self.sample.texts)
-            warnings += [warning] if warning else []
-            self.seconds["select_layers"] = perf_counter() - started
-        self.collection = make_collection(self.store, self.name, self.encoder, self.chunking, profile)
-        self.found.pipeline = pipeline_version(self.encoder.fingerprint, self.chunking)
-        return warnings
-
-    def _write(self, writer: Writer, planned: IngestPlan) -> set[str]:
-        """Read the source again and write what was planned; returns the planned deletions that are there after all."""
-        wanted = {*planned.added, *planned.changed}
-        deleted = set(planned.deleted)
-        back: set[str] = set()
-        due = (document for document in self._documents(writer, deleted, back) if document.id in wanted)
-        self.progress("embed", 0, len(wanted))
-        for batch in text_batches(due, _READ):
-            for done in writer.write(batch):
-                self.progress("embed", done, len(wanted))
-        for done in writer.flush():
-            self.progress("embed", done, len(wanted))
-        return back
-
-    def _documents(self, writer: Writer, deleted: set[str], back: set[str]) -> Iterator[Document]:
-        seen: set[bytes] = set()
+    def catch_up(self) -> IngestPlan:
+        """Compare the source once more with what was written."""
         started = perf_counter()
-        reading = 0.0
-        for found in self.source.documents():
-            reading += perf_counter() - started
-            if found.id in deleted:
-                back.add(found.id)
-            if first_sighting(seen, found.id):
-                if isinstance(found, RejectedDocument):
-                    self._reject(writer, found)
-                else:
-                    yield found
-            started = perf_counter()
-        self.seconds["parse"] = reading
+        self.sample = None
+        self.found = self._comparison(self.target.pipeline)
+        self.found.run(self.source, self.progress)
+        self.seconds["plan"] += perf_counter() - started
+        return self._planned()
 
-    def _reject(self, writer: Writer, found: RejectedDocument) -> None:
-        """Note a document that could be read when the plan was made and cannot now."""
-        if found.id in self.found.rejected:
-            return
-        writer.quarantine([(found.id, found.source, quarantine_of(found, self.found.pipeline))])
-        writer.tally.quarantined.append(
-            QuarantinedDocument(found.id, found.source, found.content_hash, found.stage, found.reason)
-        )
+    def report(self, planned: IngestPlan, *, replaced: str | None = None) -> IngestReport:
+        """Say what was done.
 
-    def _count(self, chunker: Chunker, document: Document) -> None:
-        tokenizer = self.encoder.tokenizer
-        texts = [chunk.embedded_text for chunk in chunker.chunks(document)]  # all of them, or it is not written
-        self.chunks += len(texts)
-        overhead = self.encoder.document_overhead
-        self.tokens += sum(len(tokenizer.encode(text, add_special_tokens=False).ids) + overhead for text in texts)
-
-    def _with_cost(self, planned: IngestPlan) -> IngestPlan:
-        last = self.collection.ledger.run() if self.collection else None
-        speed = last.tokens / last.encode_seconds if last and last.tokens and last.encode_seconds else None
-        return replace(
-            planned,
-            chunks_to_embed=self.chunks,
-            tokens_to_embed=self.tokens,
-            seconds_to_embed=round(self.tokens / speed, 1) if speed else None,
-        )
-
-    def _report(self, planned: IngestPlan, writer: Writer, warnings: list[str]) -> IngestReport:
-        tally = writer.tally
-        collection = self.made
-        quarantined = (*planned.quarantined, *tally.quarantined)
-        layers = collection.manifest.layers
+        Args:
+            planned: The last comparison that was carried out.
+            replaced: What the name stood for before, when it stands for a new generation now.
+        """
+        tally, made = self.tally, self.target.made
+        count = PointStore(self.store, made.physical).count() if self.store.embedded else 0
+        advice = [_ADVICE.format(count=count)] if count > _EMBEDDED_LIMIT and tally.points_written else []
+        new = {found.document_id: found for found in (*planned.quarantined, *tally.quarantined)}
+        seconds = self.seconds | tally.seconds
         return IngestReport(
             collection=self.name,
-            physical=collection.physical,
+            physical=made.physical,
             source=self.source.description,
             documents_added=tally.added,
             documents_changed=tally.changed,
+            documents_moved=tally.moved,
             documents_unchanged=planned.unchanged,
             documents_deleted=tally.deleted,
-            documents_quarantined=len(quarantined),
+            documents_quarantined=len(new),
             documents_empty=tally.empty,
-            quarantined=quarantined,
+            quarantined=tuple(new.values()),
             chunks_embedded=tally.chunks_embedded,
             chunks_reused=tally.chunks_reused,
             points_written=tally.points_written,
@@ -228,8 +210,86 @@ class IngestRun:
             tokens=tally.tokens,
             truncated_chunks=tally.truncated_chunks,
             truncated_tokens=tally.truncated_tokens,
-            layers=layers,
-            fingerprint=collection.manifest.fingerprint,
-            warnings=tuple(warnings),
-            seconds={stage: round(spent, 3) for stage, spent in (self.seconds | tally.seconds).items()},
+            layers=made.manifest.layers,
+            fingerprint=made.manifest.fingerprint,
+            rebuilt=replaced is not None,
+            replaced=replaced,
+            warnings=(*self.warnings, *advice),
+            seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
+        )
+
+    def _comparison(self, pipeline: str) -> Survey:
+        """Gather what the store already says of the documents."""
+        written, retry = self.target.collection, self.options.retry_quarantined
+        last = self._last_run()
+        if written is None or last is None:
+            return Survey(pipeline, None, retry=retry, texts=self.target.live is not None)
+        if in_flight := frozenset(last.in_flight):
+            return Survey(pipeline, written.ledger, in_flight, retry=retry)
+        points = PointStore(self.store, written.physical)
+        return Survey(pipeline, written.ledger, damaged=damaged_documents(written.ledger, points), retry=retry)
+
+    def _last_run(self) -> RunRecord | None:
+        """Return the record of the last run into the collection that is written, if it has a ledger by now."""
+        written = self.target.collection
+        return written.ledger.run() if written is not None and written.ledger.exists() else None
+
+    def _planned(self) -> IngestPlan:
+        target = self.target
+        gone = self.found.gone
+        if target.live is not None and target.live is not target.collection:
+            gone = self.found.gone_from(target.live.ledger)
+            if gone.doomed and self.options.delete == "none":
+                raise RebuildError(
+                    f"{len(gone.doomed)} documents of collection {self.name!r} are not in this source, first "
+                    f"{min(gone.doomed)!r}; a new generation is built from the source and cannot keep them; "
+                    "index all sources as one, or pass `--delete all` to let them go"
+                )
+        return self.found.plan(self.name, self.source.description, self.options.delete, gone, target.changes)
+
+    def _choose_layers(self, texts: list[str]) -> dict[str, JSON] | None:
+        started = perf_counter()
+        self.progress("select_layers", 0, None)
+        encoder, profile, warning = resolve_layers(self.target.encoder, texts)
+        self.warnings += [warning] if warning else []
+        self.seconds["select_layers"] = perf_counter() - started
+        self.target = replace(self.target, encoder=encoder)
+        self.found.pipeline = self.target.pipeline
+        return profile
+
+    def _write(self, writer: Writer, wanted: set[str], watched: set[str]) -> set[str]:
+        """Read the source again and write what was planned; returns which of the watched ids are there after all."""
+        back: set[str] = set()
+        due = (document for document in self._documents(writer, watched, back) if document.id in wanted)
+        self.progress("embed", 0, len(wanted))
+        for batch in text_batches(due, _READ):
+            for done in writer.write(batch):
+                self.progress("embed", done, len(wanted))
+        for done in writer.flush():
+            self.progress("embed", done, len(wanted))
+        return back
+
+    def _documents(self, writer: Writer, watched: set[str], back: set[str]) -> Iterator[Document]:
+        seen: set[bytes] = set()
+        started = perf_counter()
+        reading = 0.0
+        for found in self.source.documents():
+            reading += perf_counter() - started
+            if found.id in watched:
+                back.add(found.id)
+            if first_sighting(seen, found.id):
+                if isinstance(found, RejectedDocument):
+                    self._reject(writer, found)
+                else:
+                    yield found
+            started = perf_counter()
+        self.seconds["parse"] = self.seconds.get("parse", 0.0) + reading
+
+    def _reject(self, writer: Writer, found: RejectedDocument) -> None:
+        """Note a document that could be read when the plan was made and cannot now."""
+        if found.id in self.found.rejected:
+            return
+        writer.quarantine([(found.id, found.source, quarantine_of(found, self.found.pipeline))])
+        writer.tally.quarantined.append(
+            QuarantinedDocument(found.id, found.source, found.content_hash, found.stage, found.reason)
         )

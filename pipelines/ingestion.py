@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipelines.ingest_run import IngestRun
+from pipelines.lease import write_lease
+from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
 from pipelines.physical import check_name
-from pipelines.planning import Delete, DeletionGuard, check_deletions
+from pipelines.planning import check_deletions
+from pipelines.rebuild import finish_rebuild
 from pipelines.sources import open_source
 from pipelines.store import open_store, open_store_to_look
 
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
     from pipelines.documents import Document
     from pipelines.report import IngestPlan, IngestReport, Progress
     from pipelines.sources import Source
-    from pipelines.store import Store, StoreLike
+    from pipelines.storage import StorageConfig
+    from pipelines.store import StoreLike
 
 SourceLike: TypeAlias = "str | Path | Source | Iterable[Document]"
 
@@ -32,6 +36,12 @@ def ingest(
     chunking: ChunkingConfig | None = None,
     delete: Delete = "guarded",
     guard: DeletionGuard | None = None,
+    storage: StorageConfig | None = None,
+    on_change: OnChange = "rebuild",
+    wait: float = 0.0,
+    retry_quarantined: bool = False,
+    max_quarantined: int | None = None,
+    adopt: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Bring a collection in line with a source.
@@ -41,12 +51,14 @@ def ingest(
     itself: its new points are written, then its ledger entry, then its old points are deleted. A run that ends
     early leaves what it committed, and the next one continues.
 
+    Another encoder or chunking than the collection's builds a new generation beside it, from the source. People
+    search the old one until the new one is complete and verified; then the name stands for the new one, and the old
+    one is kept for `rollback` until `prune`.
+
     A collection mirrors one source: documents that another source put there are gone from this one. With
     `delete="none"` a source adds to what is there.
 
-    A collection has one writer at a time. An embedded folder is locked; on a server two runs that overlap would
-    take each other's unfinished documents for those of a crash, and undo them. There is no lease yet, so see to it
-    that they do not.
+    A collection has one writer at a time: a run that has something to write takes a lease in the store first.
 
     Args:
         source: Folder, file, `.jsonl`, `.parquet`, `hf:NAME[:CONFIG][:SPLIT]`, a `Source`, or documents.
@@ -58,20 +70,41 @@ def ingest(
             "none" keeps them.
         guard: What many is; None takes 20% above 5 documents, and 100 documents. All documents of a collection
             are always many.
+        storage: How a server keeps the vectors; None leaves a collection as it is. Nothing is embedded anew for it.
+        on_change: "refuse" raises where "rebuild" builds a new generation.
+        wait: Seconds to wait for another run that is writing; one that is silent is waited for in any case, until
+            its lease ends.
+        retry_quarantined: Try documents again that failed before, though nothing changed.
+        max_quarantined: End the run once more documents than this failed in it.
+        adopt: Take over what was not made here: an empty collection of that name, or an alias, which moves when our
+            collection is complete.
         progress: Told how far the run is.
 
     Raises:
         SourceError: nothing can be read there.
         StoreError: the store refuses.
         StoreUnavailableError: the store may answer later.
-        EncoderMismatchError: another encoder or chunking filled the collection.
+        EncoderMismatchError: another encoder or chunking filled the collection, and it may not be rebuilt.
         DeletionGuardError: too much would be deleted; nothing was written.
+        RebuildError: a new generation was built, and is not fit to take the old one's place.
+        TooManyQuarantinedError: more failed than are allowed; what was committed stays.
+        CollectionBusyError: another run is writing.
+        LeaseLostError: another run took over while this one was silent.
+        ValueError: an option is not legal.
     """
+    options = IngestOptions(
+        delete=delete,
+        guard=guard or DeletionGuard(),
+        on_change=on_change,
+        wait=wait,
+        retry_quarantined=retry_quarantined,
+        max_quarantined=max_quarantined,
+        adopt=adopt,
+        storage=storage,
+    )
+    check_name(name)
     with open_store(store) as opened:
-        run = _start(opened, source, name, encoder, chunking, delete, progress)
-        found = run.survey()
-        check_deletions(found, delete, guard or DeletionGuard())
-        return run.execute(found)
+        return _ingest(IngestRun(opened, open_source(source), name, encoder, chunking, options, progress or _silent))
 
 
 def plan(
@@ -82,30 +115,43 @@ def plan(
     *,
     chunking: ChunkingConfig | None = None,
     delete: Delete = "guarded",
+    on_change: OnChange = "rebuild",
+    retry_quarantined: bool = False,
+    adopt: bool = False,
     progress: Progress | None = None,
 ) -> IngestPlan:
     """Tell what `ingest` would do with the same arguments, and write nothing.
 
     Takes and raises what `ingest` does, but for the deletion guard: the plan says how many would go.
     """
+    options = IngestOptions(delete, on_change=on_change, retry_quarantined=retry_quarantined, adopt=adopt)
+    check_name(name)
     with open_store_to_look(store) as opened:
-        run = _start(opened, source, name, encoder, chunking, delete, progress)
+        run = IngestRun(opened, open_source(source), name, encoder, chunking, options, progress or _silent)
         return run.survey(count=True)
 
 
-def _start(
-    store: Store,
-    source: SourceLike,
-    name: str,
-    encoder: KVEncoder,
-    chunking: ChunkingConfig | None,
-    delete: Delete,
-    progress: Progress | None,
-) -> IngestRun:
-    check_name(name)
-    if delete not in get_args(Delete):
-        raise ValueError(f"delete is {delete!r}; legal are {', '.join(get_args(Delete))}")
-    return IngestRun(store, open_source(source), name, encoder, chunking, delete, progress or _silent)
+def _ingest(run: IngestRun) -> IngestReport:
+    planned = _checked(run)
+    if run.changes_nothing(planned):
+        return run.report(planned)
+    with write_lease(run.store, run.name, run.options.wait) as lease:
+        run.store = lease.store
+        if not run.is_current():
+            planned = _checked(run)
+        run.prepare()
+        run.write(planned)
+        if run.target.replaces is None:
+            return run.report(planned)
+        replaced = run.target.replaces
+        return run.report(finish_rebuild(run), replaced=replaced)
+
+
+def _checked(run: IngestRun) -> IngestPlan:
+    planned = run.survey()
+    check_deletions(planned, run.options.delete, run.options.guard)
+    run.check_rejections()
+    return planned
 
 
 def _silent(stage: str, done: int, total: int | None) -> None:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.collection import find_collection, get_collection
+from pipelines.control import Control
 from pipelines.errors import ForeignCollectionError, InvalidCollectionNameError
-from pipelines.physical import aliases
+from pipelines.lease import holder
+from pipelines.physical import aliases, collections
 from pipelines.planning import still_quarantined
 from pipelines.point_store import PointStore
 from pipelines.report import QuarantinedDocument
@@ -40,10 +42,22 @@ class CollectionStatus:
     """End of the last run that wrote; "" when none came to its end."""
     interrupted: bool
     """The last run was cut short or is still going on; the next one continues."""
+    writer: str | None
+    """Who holds the write lease, or held it when its run was cut short."""
+    previous: tuple[str, ...]
+    """Physical collections that a rollback can return to, the last one first."""
+    building: str | None
+    """Physical collection that is being built to take this one's place."""
+    storage: Mapping[str, JSON]
+    """How a server keeps the vectors."""
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the status as JSON values."""
-        return {**asdict(self), "quarantined": [asdict(found) for found in self.quarantined]}
+        return {
+            **asdict(self),
+            "previous": list(self.previous),
+            "quarantined": [asdict(found) for found in self.quarantined],
+        }
 
 
 def status(store: StoreLike | None, name: str | None = None) -> list[CollectionStatus]:
@@ -79,6 +93,8 @@ def _describe(store: Store, collection: Collection) -> CollectionStatus:
         if entry.quarantine is not None:
             quarantined.append(still_quarantined(entry.document_id, entry.source, entry.quarantine))
     run = collection.ledger.run()
+    record = Control(store, collection.name).record(collection.physical)
+    there = collections(store)
     manifest = collection.manifest
     return CollectionStatus(
         collection=collection.name,
@@ -93,4 +109,8 @@ def _describe(store: Store, collection: Collection) -> CollectionStatus:
         created_at=manifest.created_at,
         changed_at=run.finished_at,
         interrupted=bool(run.started_at) and not run.finished_at,
+        writer=holder(store, collection.name),
+        previous=tuple(old.physical for old in record.retired if old.physical in there),
+        building=record.building,
+        storage=manifest.storage,
     )

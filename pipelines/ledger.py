@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal, cast
 from qdrant_client import models
 
 from pipelines.manifest import now
-from pipelines.physical import ledger_name
+from pipelines.physical import collections, ledger_name
 from pipelines.points import ledger_id, run_id
-from pipelines.store import batches
+from pipelines.store import batches, json_bytes, sized_batches
 
 if TYPE_CHECKING:
     from pipelines.errors import JSON
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PAGE = 2000
 _BATCH = 256
+_ENVELOPE = 2000  # bytes of the rest of an entry: hashes, names of fields, a reason
+_INDEXED = {"status": models.PayloadSchemaType.KEYWORD, "generation": models.PayloadSchemaType.INTEGER}
 _BRIEF = ["kind", "document_id", "source", "content_hash", "text_hash", "settled", "status", "quarantine"]
 
 
@@ -115,17 +117,22 @@ class Ledger:
         self.name = ledger_name(physical)
         self._store = store
 
+    def exists(self) -> bool:
+        """Tell whether there is one; a run can end between the making of the points' collection and of this."""
+        return self.name in collections(self._store)
+
     def create(self) -> None:
         """Make the collection that holds the ledger."""
         self._store.create(self.name, None, None)
         if not self._store.embedded:
-            self._store.call(
-                self._store.client.create_payload_index,
-                self.name,
-                field_name="status",
-                field_schema=models.PayloadSchemaType.KEYWORD,
-                wait=True,
-            )
+            for field_name, schema in _INDEXED.items():
+                self._store.call(
+                    self._store.client.create_payload_index,
+                    self.name,
+                    field_name=field_name,
+                    field_schema=schema,
+                    wait=True,
+                )
 
     def get(self, document_ids: Iterable[str], *, brief: bool = False) -> dict[str, LedgerEntry]:
         """Return the entries of these documents by id; documents without one are missing.
@@ -172,11 +179,17 @@ class Ledger:
             if offset is None:
                 return
 
-    def put(self, entries: Sequence[LedgerEntry]) -> None:
-        """Write entries; this is the moment a document is committed."""
+    def put(self, entries: Sequence[LedgerEntry], run: int) -> None:
+        """Write entries; this is the moment a document is committed.
+
+        Args:
+            entries: Of any documents.
+            run: Number of the run that writes. What a later run wrote stays: a request that was long on its way, of
+                a writer that has lost its lease, changes nothing.
+        """
         moment = now()
-        for batch in batches(entries, _BATCH):
-            self._upsert([_point(replace(entry, updated_at=moment)) for entry in batch])
+        for batch in sized_batches(entries, _bytes, _BATCH):
+            self._upsert([_point(replace(entry, updated_at=moment)) for entry in batch], run)
 
     def remove(self, document_ids: Iterable[str]) -> None:
         """Forget documents; their points are deleted after this."""
@@ -205,7 +218,7 @@ class Ledger:
         )
 
     def put_run(self, run: RunRecord) -> None:
-        """Write the record of the present run."""
+        """Write the record of the present run, unless a later one has begun."""
         payload: dict[str, JSON] = {
             "kind": "run",
             "generation": run.generation,
@@ -215,11 +228,22 @@ class Ledger:
             "tokens": run.tokens,
             "encode_seconds": run.encode_seconds,
         }
-        self._upsert([models.PointStruct(id=run_id(), vector={}, payload=payload)])
+        self._upsert([models.PointStruct(id=run_id(), vector={}, payload=payload)], run.generation)
 
-    def _upsert(self, points: list[models.PointStruct]) -> None:
-        self._store.call(self._store.client.upsert, self.name, points=points, wait=True)
+    def _upsert(self, points: list[models.PointStruct], run: int) -> None:
+        not_later = models.FieldCondition(key="generation", range=models.Range(lte=run))
+        self._store.call(
+            self._store.client.upsert,
+            self.name,
+            points=points,
+            wait=True,
+            update_filter=models.Filter(must=[not_later]),
+        )
         self._store.settle(self.name)
+
+
+def _bytes(entry: LedgerEntry) -> int:
+    return json_bytes([entry.document_id, entry.source, *entry.point_ids]) + _ENVELOPE
 
 
 def _point(entry: LedgerEntry) -> models.PointStruct:

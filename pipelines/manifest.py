@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, cast
@@ -45,7 +45,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A collection's description of itself; written once, when the collection is made."""
+    """A collection's description of itself; only `storage` changes after the collection is made."""
 
     name: str
     """Name the collection was made for."""
@@ -65,6 +65,8 @@ class Manifest:
     """UTC, ISO 8601."""
     layer_profile: Mapping[str, JSON] | None = None
     """How the layers were chosen, when they were chosen from the corpus."""
+    storage: Mapping[str, JSON] = field(default_factory=dict)
+    """`StorageConfig.to_dict()`; how the vectors are kept, which changes none of them."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -85,7 +87,7 @@ class Manifest:
         """
         from kvembed import EncoderConfig
 
-        known = {field.name for field in fields(EncoderConfig)}
+        known = {one.name for one in fields(EncoderConfig)}
         values = {key: value for key, value in self.encoder.items() if key in known}
         if model is not None and model != values["model"]:
             values |= {"model": model, "revision": None}
@@ -108,6 +110,7 @@ class Manifest:
                 "created_by": self.created_by,
                 "created_at": self.created_at,
                 "layer_profile": dict(self.layer_profile) if self.layer_profile else None,
+                "storage": dict(self.storage),
             }
         }
 
@@ -124,7 +127,11 @@ def pipeline_hash(fingerprint: str, chunking: Mapping[str, JSON]) -> str:
 
 
 def make_manifest(
-    name: str, encoder: KVEncoder, chunking: Mapping[str, JSON], layer_profile: Mapping[str, JSON] | None
+    name: str,
+    encoder: KVEncoder,
+    chunking: Mapping[str, JSON],
+    layer_profile: Mapping[str, JSON] | None,
+    storage: Mapping[str, JSON],
 ) -> Manifest:
     """Describe a collection that is about to be made, embedding the canaries."""
     return Manifest(
@@ -137,6 +144,7 @@ def make_manifest(
         created_by=f"kvembed {version('kvembed')}",
         created_at=now(),
         layer_profile=layer_profile,
+        storage=storage,
     )
 
 
@@ -230,6 +238,7 @@ def _from_record(record: Mapping[str, JSON]) -> Manifest:
         created_by=str(record["created_by"]),
         created_at=str(record["created_at"]),
         layer_profile=cast("Mapping[str, JSON] | None", record.get("layer_profile")),
+        storage=_object(cast("Mapping[str, JSON]", record.get("storage", {}))),
         schema_version=int(cast("float", record["schema_version"])),
     )
 

@@ -1,7 +1,8 @@
 """Names people use, and the physical collections behind them.
 
 A name is an alias of `NAME--KEY-GENERATION`, where KEY hashes what the points depend on: encoder, chunking and
-schema. The documents' ledger is the collection of that name with `--ledger` behind it.
+schema. The documents' ledger is the collection of that name with `--ledger` behind it; `NAME--control` says who
+writes and which generations there are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipelines.store import Store
 
 _LEDGER = "--ledger"
+_CONTROL = "--control"
 _PHYSICAL = re.compile(r"(?P<name>.+)--(?P<key>[0-9a-f]{12})-(?P<generation>[0-9]+)")
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; Qdrant and file systems allow 255, and the suffixes need the rest
@@ -38,7 +40,7 @@ def check_name(name: str) -> None:
         raise InvalidCollectionNameError(name, f"it contains {', '.join(map(repr, bad))}")
     if len(name.encode("utf-8")) > _LONGEST:
         raise InvalidCollectionNameError(name, f"it is longer than {_LONGEST} bytes")
-    if name.endswith(_LEDGER) or _PHYSICAL.fullmatch(name):
+    if name.endswith((_LEDGER, _CONTROL)) or _PHYSICAL.fullmatch(name):
         raise InvalidCollectionNameError(name, "it looks like a name that kvembed gives to its own collections")
 
 
@@ -57,6 +59,18 @@ def physical_name(name: str, pipeline: str, generation: int = 1) -> str:
 def ledger_name(physical: str) -> str:
     """Name the collection that holds the ledger of a physical collection."""
     return f"{physical}{_LEDGER}"
+
+
+def control_name(name: str) -> str:
+    """Name the collection that says who writes to a name, and which generations it has."""
+    return f"{name}{_CONTROL}"
+
+
+def generations(store: Store, name: str) -> list[str]:
+    """Return the physical collections that were made for a name, ledgers without their points included."""
+    found = {other.removesuffix(_LEDGER) for other in collections(store)}
+    matches = ((other, _PHYSICAL.fullmatch(other)) for other in found)
+    return sorted(other for other, match in matches if match is not None and match["name"] == name)
 
 
 def resolve(store: Store, name: str) -> str | None:

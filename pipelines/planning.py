@@ -3,71 +3,58 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.documents import Document, RejectedDocument
 from pipelines.errors import DeletionGuardError
 from pipelines.ledger import LedgerEntry, Quarantine
+from pipelines.options import Delete, DeletionGuard
+from pipelines.points import text_hash
 from pipelines.report import IngestPlan, Progress, QuarantinedDocument
 
 if TYPE_CHECKING:
+    from pipelines.errors import JSON
     from pipelines.ledger import Ledger
     from pipelines.sources import Source
 
 F = TypeVar("F", bound=Document | RejectedDocument)
-Delete: TypeAlias = Literal["guarded", "all", "none"]
 
 _BATCH = 256
 _CHARACTERS = 4_000_000
 _NAMED = 5
 
 
-@dataclass(frozen=True, slots=True)
-class DeletionGuard:
-    """How many documents one run may delete unasked: never all of them."""
-
-    free: int = 5
-    """Up to this many need no asking while others stay, so that small collections stay easy to use."""
-    share: float = 0.20
-    """Above `free`, the largest share of the known documents."""
-    count: int = 100
-    """The largest number, whatever the share."""
-
-    def allows(self, doomed: int, known: int) -> bool:
-        """Tell whether `doomed` of `known` documents may go without asking."""
-        if doomed >= known:
-            return doomed == 0
-        return doomed <= self.free or (doomed <= self.count and doomed <= self.share * known)
-
-
 @dataclass(slots=True)
 class Survey:
-    """One pass over the source, compared with the ledger.
+    """One pass over the source, compared with the ledger of the collection that is written.
 
     Attributes:
         pipeline: Hash of everything that points depend on, the version of this package included.
         ledger: What is known; None where the collection does not exist yet.
         in_flight: Documents that a run which was cut short may have left half written; they count as changed.
         damaged: Documents that lack points; they count as changed.
+        retry: Try quarantined documents again that did not change.
+        texts: Note the texts too, so that a document is known again under another id.
     """
 
     pipeline: str
     ledger: Ledger | None
     in_flight: frozenset[str] = frozenset()
     damaged: frozenset[str] = frozenset()
+    retry: bool = False
+    texts: bool = True
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     unchanged: int = 0
     quarantined: list[QuarantinedDocument] = field(default_factory=list)
     rejected: set[str] = field(default_factory=set)
     fresh_rejections: list[RejectedDocument] = field(default_factory=list)
-    known: int = 0
-    doomed: list[str] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
-    """Quarantined documents that never had a searchable form and are gone; deleting them deletes nothing."""
+    gone: Gone = field(default_factory=lambda: Gone())
     _seen: set[bytes] = field(default_factory=set)
+    _texts: set[bytes] = field(default_factory=set)
+    _new_texts: dict[bytes, list[str]] = field(default_factory=dict)
 
     def run(
         self,
@@ -88,7 +75,35 @@ class Survey:
             self._compare(batch, look)
             progress("plan", len(self._seen), None)
         if self.ledger is not None:
-            self._find_gone(self.ledger.scan())
+            self.gone = self.gone_from(self.ledger)
+
+    @property
+    def documents(self) -> int:
+        """How many ids the source has."""
+        return len(self._seen)
+
+    def has(self, document_id: str) -> bool:
+        """Tell whether the source has a document, readable or not."""
+        return was_seen(self._seen, document_id)
+
+    def gone_from(self, ledger: Ledger) -> Gone:
+        """Find the documents of a ledger that the source no longer has, and those that have another id now."""
+        found = Gone()
+        waiting = {text: sorted(ids, reverse=True) for text, ids in self._new_texts.items()}
+        for entry in ledger.scan():
+            found.known += entry.committed
+            if was_seen(self._seen, entry.document_id):
+                continue
+            if not entry.committed:
+                found.forgotten.append(entry.document_id)
+                continue
+            text = bytes.fromhex(entry.text_hash)
+            if text and waiting.get(text):
+                found.moved[waiting[text].pop()] = entry.document_id
+            else:
+                found.doomed.append(entry.document_id)
+                found.copies += bool(text) and text in self._texts
+        return found
 
     def _compare(
         self, batch: Sequence[Document | RejectedDocument], look: Callable[[Document, bool], None] | None
@@ -107,19 +122,33 @@ class Survey:
 
     def _judge(self, document: Document, entry: LedgerEntry | None) -> bool:
         if entry is None or (not entry.committed and entry.quarantine is None):
-            self.added.append(document.id)
+            self._add(document)
             return True
         content_hash = document.content_hash
         why = entry.quarantine
-        if why and why.pipeline == self.pipeline and why.content_hash == content_hash:
+        if why and why.pipeline == self.pipeline and why.content_hash == content_hash and not self.retry:
             self.quarantined.append(still_quarantined(document.id, document.source, why))
             return False
+        self._note_text(document)
         same = entry.content_hash == content_hash and entry.settled and why is None
         if same and document.id not in self.in_flight and document.id not in self.damaged:
             self.unchanged += 1
             return False
-        (self.changed if entry.committed else self.added).append(document.id)
+        if entry.committed:
+            self.changed.append(document.id)
+        else:
+            self._add(document)
         return True
+
+    def _add(self, document: Document) -> None:
+        self.added.append(document.id)
+        self._note_text(document)
+        if self.texts and document.text.strip():
+            self._new_texts.setdefault(bytes.fromhex(text_hash(document.text)), []).append(document.id)
+
+    def _note_text(self, document: Document) -> None:
+        if self.texts and document.text.strip():
+            self._texts.add(bytes.fromhex(text_hash(document.text)))
 
     def _reject(self, found: RejectedDocument, entry: LedgerEntry | None) -> None:
         self.rejected.add(found.id)
@@ -129,24 +158,52 @@ class Survey:
         if entry is None or entry.quarantine != quarantine_of(found, self.pipeline):
             self.fresh_rejections.append(found)
 
-    def _find_gone(self, entries: Iterable[LedgerEntry]) -> None:
-        for entry in entries:
-            self.known += entry.committed
-            if not was_seen(self._seen, entry.document_id):
-                (self.doomed if entry.committed else self.forgotten).append(entry.document_id)
+    def plan(
+        self, collection: str, source: str, delete: Delete, gone: Gone, rebuild: Mapping[str, tuple[JSON, JSON]]
+    ) -> IngestPlan:
+        """Return what the comparison says is to be done.
 
-    def plan(self, collection: str, source: str, delete: Delete) -> IngestPlan:
-        """Return what the comparison says is to be done."""
+        Args:
+            collection: Name.
+            source: Its description.
+            delete: What happens to documents that are gone.
+            gone: Which are, from what people search now.
+            rebuild: Why everything is built anew, if it is.
+        """
+        keeps = delete == "none"
+        moved = {} if keeps else self.gone.moved
         return IngestPlan(
             collection=collection,
             source=source,
-            added=tuple(self.added),
+            added=tuple(document_id for document_id in self.added if document_id not in moved),
             changed=tuple(self.changed),
+            moved=tuple(sorted((old, new) for new, old in moved.items())),
             unchanged=self.unchanged,
-            deleted=tuple(sorted(self.doomed)) if delete != "none" else (),
+            deleted=() if keeps else tuple(sorted(gone.doomed)),
+            deleted_copies=0 if keeps else gone.copies,
             quarantined=tuple(self.quarantined),
-            known=self.known,
+            known=gone.known,
+            rebuild=rebuild,
         )
+
+
+@dataclass(slots=True)
+class Gone:
+    """Documents of a ledger that the source no longer has.
+
+    Attributes:
+        known: Documents with a searchable form, gone or not.
+        doomed: Those that are gone.
+        moved: New id -> old id, where the same text is new under another id.
+        copies: Of the doomed, how many have a text that the source still has under an id that is not new.
+        forgotten: Quarantined documents that never had a searchable form; deleting them deletes nothing.
+    """
+
+    known: int = 0
+    doomed: list[str] = field(default_factory=list)
+    moved: dict[str, str] = field(default_factory=dict)
+    copies: int = 0
+    forgotten: list[str] = field(default_factory=list)
 
 
 def text_batches(found: Iterable[F], count: int) -> Iterator[list[F]]:
@@ -164,13 +221,14 @@ def text_batches(found: Iterable[F], count: int) -> Iterator[list[F]]:
 
 
 def check_deletions(plan: IngestPlan, delete: Delete, guard: DeletionGuard) -> None:
-    """Refuse a plan that would delete more than the guard allows.
+    """Refuse a plan that would delete more than the guard allows; a text that has another id by now is not lost.
 
     Raises:
         DeletionGuardError: naming share, count and the first ids.
     """
-    if delete == "guarded" and not guard.allows(len(plan.deleted), plan.known):
-        raise DeletionGuardError(plan.collection, len(plan.deleted), plan.known, plan.deleted[:_NAMED])
+    lost = len(plan.deleted) - plan.deleted_copies
+    if delete == "guarded" and not guard.allows(lost, plan.known):
+        raise DeletionGuardError(plan.collection, lost, plan.known, plan.deleted[:_NAMED], guard.share, guard.count)
 
 
 def quarantine_of(found: RejectedDocument, pipeline: str) -> Quarantine:

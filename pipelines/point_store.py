@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from qdrant_client import models
 
 from pipelines.points import DOCUMENT_ID_FIELD, METADATA_KEY
 from pipelines.store import REQUEST_BYTES, batches, json_bytes, sized_batches
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pipelines.documents import Point
     from pipelines.errors import JSON
     from pipelines.store import Store
@@ -73,6 +76,16 @@ class PointStore:
         for batch in batches(point_ids, _IDS):
             records = self._store.call(self._store.client.retrieve, self._name, ids=list(batch))
             found |= {str(record.id): record.payload or {} for record in records}
+        return found
+
+    def vectors(self, point_ids: Sequence[str]) -> dict[str, tuple[NDArray[np.float32], Mapping[str, JSON]]]:
+        """Return vector and payload of those points that exist, by id."""
+        found: dict[str, tuple[NDArray[np.float32], Mapping[str, JSON]]] = {}
+        for batch in batches(point_ids, _IDS):
+            records = self._store.call(self._store.client.retrieve, self._name, ids=list(batch), with_vectors=True)
+            for record in records:
+                vector = np.asarray(record.vector, dtype=np.float32)
+                found[str(record.id)] = (vector, record.payload or {})
         return found
 
     def existing(self, point_ids: Sequence[str]) -> set[str]:

@@ -21,10 +21,11 @@ DOCUMENT_ID_FIELD = f"{METADATA_KEY}.document_id"
 INDEXED_FIELDS = (DOCUMENT_ID_FIELD, f"{METADATA_KEY}.source", f"{METADATA_KEY}.content_hash")
 """Payload fields that people and this package filter on; a server indexes them as keywords."""
 
-_RESERVED = frozenset(
+CHUNK_KEYS = frozenset(
     {"document_id", "title", "source", "chunk_index", "start", "end", "heading_path", "content_hash"}
     | {"truncated_tokens", "_id", "_collection_name"}
 )
+"""Keys of a point's metadata that are not the document's own."""
 
 
 def point_id(document_id: str, content_hash: str, occurrence: int) -> str:
@@ -54,17 +55,27 @@ def run_id() -> str:
     return _uuid("run")
 
 
+def control_id(kind: str) -> str:
+    """Name a record of a control collection."""
+    return _uuid("control", kind)
+
+
 class Occurrences:
     """Counts equal chunks of one document, in order, to tell them apart."""
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
 
-    def point_id(self, chunk: Chunk) -> str:
-        """Name the point of the document's next chunk."""
+    def point_id(self, chunk: Chunk, document_id: str | None = None) -> str:
+        """Name the point of the document's next chunk.
+
+        Args:
+            chunk: The chunk.
+            document_id: Name it as if the document had this id.
+        """
         occurrence = self._seen[chunk.content_hash]
         self._seen[chunk.content_hash] += 1
-        return point_id(chunk.document_id, chunk.content_hash, occurrence)
+        return point_id(document_id or chunk.document_id, chunk.content_hash, occurrence)
 
 
 def payload(document: Document, chunk: Chunk, *, truncated_tokens: int = 0) -> dict[str, JSON]:
@@ -124,7 +135,7 @@ def _own_metadata(given: Mapping[str, JSON]) -> dict[str, JSON]:
     metadata: dict[str, JSON] = {}
     for key, value in given.items():
         name = key
-        while name in _RESERVED or (name != key and name in given):
+        while name in CHUNK_KEYS or (name != key and name in given):
             name = f"meta_{name}"
         metadata[name] = value
     return metadata

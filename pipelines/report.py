@@ -40,12 +40,18 @@ class IngestPlan:
     changed: tuple[str, ...]
     """Ids of documents whose searchable form is another one."""
     unchanged: int
+    moved: tuple[tuple[str, str], ...]
+    """(Old id, new id) of documents whose text is the same under another id."""
     deleted: tuple[str, ...]
     """Ids of documents that are gone from the source."""
+    deleted_copies: int
+    """Of those, how many have a text that the source still has under another id."""
     quarantined: tuple[QuarantinedDocument, ...]
     """Documents of the source that cannot be indexed as they are, known from before or new."""
     known: int
     """Documents with a searchable form before the run."""
+    rebuild: Mapping[str, tuple[JSON, JSON]] = field(default_factory=dict)
+    """Why a new generation is built: field -> (stored, given); empty when the collection is updated."""
     chunks_to_embed: int | None = None
     """None where the plan was made without cutting documents."""
     tokens_to_embed: int | None = None
@@ -55,8 +61,8 @@ class IngestPlan:
 
     @property
     def changes_nothing(self) -> bool:
-        """No document would be added, changed or deleted."""
-        return not (self.added or self.changed or self.deleted)
+        """No document would be added, changed, moved or deleted, and nothing rebuilt."""
+        return not (self.added or self.changed or self.moved or self.deleted or self.rebuild)
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the plan as JSON values."""
@@ -73,6 +79,8 @@ class IngestReport:
     source: str
     documents_added: int
     documents_changed: int
+    documents_moved: int
+    """Documents with another id and the same text; their vectors were taken over."""
     documents_unchanged: int
     documents_deleted: int
     documents_quarantined: int
@@ -81,7 +89,7 @@ class IngestReport:
     quarantined: tuple[QuarantinedDocument, ...]
     chunks_embedded: int
     chunks_reused: int
-    """Chunks of changed documents whose text was embedded before."""
+    """Chunks of changed and moved documents whose text was embedded before."""
     points_written: int
     points_updated: int
     """Points whose payload changed and whose vector stayed."""
@@ -92,6 +100,10 @@ class IngestReport:
     truncated_tokens: int
     layers: tuple[int, ...]
     fingerprint: str
+    rebuilt: bool = False
+    """The name stands for a new generation, built by another encoder or chunking."""
+    replaced: str | None = None
+    """The collection that the name stood for before; `rollback` returns to it."""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage: plan, select_layers, parse, chunk, embed, write."""
@@ -124,4 +136,6 @@ def _record(value: IngestPlan | IngestReport | SearchHit) -> dict[str, JSON]:
 def _plain(value: object) -> JSON:
     if isinstance(value, tuple | list):
         return [_plain(inner) for inner in cast("Sequence[object]", value)]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
     return cast("JSON", value)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from qdrant_client import models
 
-from pipelines.points import INDEXED_FIELDS, METADATA_KEY
+from pipelines.points import CHUNK_KEYS, INDEXED_FIELDS, METADATA_KEY
 
 if TYPE_CHECKING:
     from pipelines.errors import JSON
 
 Quantization: TypeAlias = Literal["none", "scalar", "binary"]
 """In how few bits a vector is searched: all of them, 8 a number, or 1."""
-
-CHUNK_KEYS = frozenset(
-    {"document_id", "title", "source", "chunk_index", "start", "end", "heading_path", "content_hash"}
-    | {"truncated_tokens", "_id", "_collection_name"}
-)
-"""Keys of a point's metadata that are not the document's own."""
 
 PayloadIndex: TypeAlias = "models.PayloadSchemaType | models.KeywordIndexParams"
 
@@ -86,6 +80,15 @@ class StorageConfig:
         if self.quantization == "binary":
             return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
         return None
+
+    def vectors_diff(self) -> dict[str, models.VectorParamsDiff]:
+        """Return what a collection that exists is told about its unnamed vector."""
+        return {"": models.VectorParamsDiff(on_disk=self.on_disk)}
+
+    def quantization_diff(self) -> models.QuantizationConfigDiff:
+        """Return what a collection that exists is told about small vectors."""
+        config = self.quantization_config()
+        return models.Disabled.DISABLED if config is None else cast("models.QuantizationConfigDiff", config)
 
     def search_params(self) -> models.SearchParams | None:
         """Return how a search makes up for small vectors: it takes more than asked for, and measures them again."""

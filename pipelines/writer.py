@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pipelines.chunking import CHUNKING_FAILURES
+from pipelines.cutting import Cutting, Piece
 from pipelines.documents import Point
-from pipelines.drafts import Draft, Pending, Tally
+from pipelines.drafts import Draft, Pending, Ready, Tally
 from pipelines.encoding import encode_chunks, reason_of
-from pipelines.ledger import LedgerEntry, Quarantine
+from pipelines.errors import TooManyQuarantinedError
+from pipelines.ledger import LedgerEntry, Quarantine, RunRecord
 from pipelines.manifest import now
 from pipelines.planning import still_quarantined
-from pipelines.points import METADATA_KEY, Occurrences, payload, payload_digest, payload_hash, text_hash
+from pipelines.points import payload, payload_digest
 from pipelines.store import batches
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import Chunker
     from pipelines.collection import Collection
-    from pipelines.documents import Chunk, Document
+    from pipelines.documents import Document
     from pipelines.errors import JSON
     from pipelines.point_store import PointStore
 
@@ -33,6 +35,7 @@ _SMALLEST_GROUP = 32
 _LARGEST_GROUP = 512
 _SHORT, _LONG = 4.0, 16.0  # seconds of encoding per group: commits come often, sorting by length still pays
 _REMOVALS = 256
+_NAMED = 3
 _CHARACTERS = 8_000_000  # of documents that wait to be committed
 
 
@@ -45,34 +48,53 @@ class Writer:
         encoder: The encoder that fills it.
         chunker: Cuts documents.
         pipeline: As `Survey.pipeline`.
+        donors: New id -> old id, of documents whose text is the same under another id.
+        allowed: More quarantined documents than this end the run; None lets it go on.
+        tally: Goes on counting here.
     """
 
     def __init__(
-        self, collection: Collection, points: PointStore, encoder: KVEncoder, chunker: Chunker, pipeline: str
+        self,
+        collection: Collection,
+        points: PointStore,
+        encoder: KVEncoder,
+        chunker: Chunker,
+        pipeline: str,
+        *,
+        donors: Mapping[str, str] | None = None,
+        allowed: int | None = None,
+        tally: Tally | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = tally or Tally()
+        self.committed: set[str] = set()
+        """Of the documents with a donor, those that are searchable under their new id."""
+        self._name = collection.name
         self._ledger = collection.ledger
         self._points = points
         self._encoder = encoder
-        self._chunker = chunker
+        self._cutting = Cutting(chunker, points, self.tally)
         self._pipeline = pipeline
-        self._run = replace(self._ledger.run(), started_at=now(), finished_at="", tokens=0, encode_seconds=0.0)
+        self._donors = donors or {}
+        self._allowed = allowed
+        before = self._ledger.run()
+        self._left_over = before.in_flight
+        self._run = RunRecord(before.generation + 1, before.in_flight, now())
         self._open = False
         self._pending: list[Pending] = []
-        self._moved: dict[str, dict[str, JSON]] = {}
+        self._ready: list[Ready] = []
+        self._moved: dict[str, Mapping[str, JSON]] = {}
         self._drafts: list[Draft] = []
         self._group = _SMALLEST_GROUP
         self._through = 0
 
     def recover(self) -> None:
         """Undo what a run that was cut short left of documents it never committed."""
-        interrupted = self._run.in_flight
-        for ids in batches(interrupted, _REMOVALS):
+        for ids in batches(self._left_over, _REMOVALS):
             entries = self._ledger.get(ids)
             kept = {point_id for entry in entries.values() for point_id in entry.point_ids}
             self._points.delete(sorted(self._points.of_documents(ids) - kept))
-            self._ledger.put([replace(entry, settled=False) for entry in entries.values()])
-        if interrupted:
+            self._ledger.put([replace(entry, settled=False) for entry in entries.values()], self._run.generation)
+        if self._left_over:
             self._mark(())
 
     def write(self, batch: Sequence[Document]) -> Iterator[int]:
@@ -80,11 +102,16 @@ class Writer:
 
         Yields:
             How many are through with, whenever more are.
+
+        Raises:
+            TooManyQuarantinedError: more failed than are allowed.
         """
         through = self._through
-        before = self._ledger.get([document.id for document in batch])
+        former = {document.id: self._donors[document.id] for document in batch if document.id in self._donors}
+        before = self._ledger.get([document.id for document in batch] + list(former.values()))
         for document in batch:
-            draft = Draft(document, document.content_hash, before.get(document.id))
+            donor = before.get(former.get(document.id, ""))
+            draft = Draft(document, document.content_hash, before.get(document.id), donor)
             self._drafts.append(draft)
             self._cut(draft)
             draft.complete = True
@@ -108,10 +135,16 @@ class Writer:
             ]
             if not self._open:
                 self._mark(())
-            self._ledger.put([replace(entry, generation=self._run.generation) for entry in entries])
+            run = self._run.generation
+            self._ledger.put([replace(entry, generation=run) for entry in entries], run)
 
-    def remove(self, document_ids: Iterable[str]) -> Iterator[int]:
-        """Forget documents and delete their points, a batch at a time; yields how many went."""
+    def remove(self, document_ids: Iterable[str], *, moved: bool = False) -> Iterator[int]:
+        """Forget documents and delete their points, a batch at a time; yields how many went.
+
+        Args:
+            document_ids: Which.
+            moved: They are searchable under another id, and no loss.
+        """
         self._flush()
         for batch in batches(document_ids, _REMOVALS):
             started = perf_counter()
@@ -121,12 +154,12 @@ class Writer:
             doomed = [point_id for entry in entries.values() for point_id in entry.point_ids]
             self._points.delete(doomed)
             self.tally.points_deleted += len(doomed)
-            self.tally.deleted += sum(entry.committed for entry in entries.values())
+            self.tally.deleted += 0 if moved else sum(entry.committed for entry in entries.values())
             self.tally.seconds["write"] += perf_counter() - started
             yield len(batch)
 
     def flush(self) -> Iterator[int]:
-        """Write what waits; yields as `write` does."""
+        """Write what waits; yields as `write` does, and raises as it does."""
         self._flush()
         yield self._through
 
@@ -141,48 +174,28 @@ class Writer:
             self._ledger.put_run(self._run)
 
     def _cut(self, draft: Draft) -> None:
-        """Cut a document and queue its chunks; those whose text was embedded before keep their vectors."""
-        occurrences = Occurrences()
-        old = frozenset(draft.old_ids)
-        for chunks in batches(self._chunks(draft), _LARGEST_GROUP):
-            named = [(chunk, occurrences.point_id(chunk)) for chunk in chunks]
-            draft.point_ids.extend(point_id for _, point_id in named)
-            stored = self._points.payloads([point_id for _, point_id in named if point_id in old])
-            for chunk, point_id in named:
-                if point_id in stored:
-                    self._reuse(draft, chunk, point_id, stored[point_id])
-                else:
-                    self._pending.append(Pending(draft, chunk, point_id))
-                    draft.waiting += 1
-                if len(self._pending) >= self._group:
-                    self._flush()
-                if draft.failure is not None:
-                    return
-
-    def _chunks(self, draft: Draft) -> Iterator[Chunk]:
-        """Cut a document; one that cannot be cut fails by itself."""
-        chunks = iter(self._chunker.chunks(draft.document))
-        while True:
-            started = perf_counter()
+        """Cut a document and queue its chunks; one that cannot be cut fails by itself."""
+        pieces = self._cutting.pieces(draft)
+        while draft.failure is None:
             try:
-                chunk = next(chunks, None)
+                piece = next(pieces, None)
             except CHUNKING_FAILURES as error:
                 self._fail(draft, "chunk", reason_of(error))
                 return
-            self.tally.seconds["chunk"] += perf_counter() - started
-            if chunk is None:
+            if piece is None:
                 return
-            yield chunk
+            self._place(draft, piece)
+            if len(self._pending) + len(self._ready) >= self._group:
+                self._flush()
 
-    def _reuse(self, draft: Draft, chunk: Chunk, point_id: str, stored: Mapping[str, JSON]) -> None:
-        metadata = cast("Mapping[str, JSON]", stored.get(METADATA_KEY) or {})
-        cut = int(cast("float", metadata.get("truncated_tokens", 0)))
-        draft.count_cut(cut)
-        draft.reused += 1
-        fresh = payload(draft.document, chunk, truncated_tokens=cut)
-        draft.digests[chunk.index] = payload_digest(fresh)
-        if fresh != stored:
-            self._moved[point_id] = fresh
+    def _place(self, draft: Draft, piece: Piece) -> None:
+        if piece.described is None:
+            self._pending.append(Pending(draft, piece.chunk, piece.point_id))
+            draft.waiting += 1
+        elif piece.vector is not None:
+            self._ready.append(Ready(draft, Point(piece.point_id, piece.vector, piece.described)))
+        elif piece.fresh:
+            self._moved[piece.point_id] = piece.described
 
     def _flush(self) -> None:
         """Encode what waits, write it, and commit every document that is complete with it."""
@@ -190,19 +203,30 @@ class Writer:
         if not self._drafts:
             return
         started = perf_counter()
+        points += [ready.point for ready in self._ready]
         self._mark(tuple(draft.document.id for draft in self._drafts))
         self._points.upsert(points)
         self._points.overwrite_payloads(self._moved)
         self.tally.points_written += len(points)
         self.tally.points_updated += len(self._moved)
-        self._moved = {}
+        self._moved, self._ready = {}, []
         self._commit()
         self.tally.seconds["write"] += perf_counter() - started
+        self._check_quarantined()
+
+    def _check_quarantined(self) -> None:
+        count = len(self.tally.quarantined) + self.tally.rejected
+        if self._allowed is None or count <= self._allowed:
+            return
+        self._mark(tuple(draft.document.id for draft in self._drafts))  # what the next run has to undo
+        first = [f"{found.document_id!r}: {found.reason}" for found in self.tally.quarantined[:_NAMED]]
+        raise TooManyQuarantinedError(self._name, count, self._allowed, first)
 
     def _commit(self) -> None:
         failed = [draft for draft in self._drafts if draft.failure is not None]
         done = [draft for draft in self._drafts if draft.complete and not draft.waiting and draft.failure is None]
-        self._ledger.put([self._entry(draft) for draft in done] + [self._setback(draft) for draft in failed])
+        run = self._run.generation
+        self._ledger.put([draft.entry(run) for draft in done] + [draft.setback(run) for draft in failed], run)
         stale = sorted(point_id for draft in done for point_id in set(draft.old_ids) - set(draft.point_ids))
         self._points.delete(stale)
         self._points.delete(
@@ -210,7 +234,9 @@ class Writer:
         )
         self.tally.points_deleted += len(stale)
         for draft in done:
-            self._count(draft)
+            moved = draft.document.id in self._donors
+            self.tally.count(draft, moved=moved)
+            self.committed |= {draft.document.id} if moved else set()
         self._through += len(done) + len(failed)
         settled = {id(draft) for draft in (*done, *failed)}
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
@@ -248,40 +274,14 @@ class Writer:
         draft.failure = Quarantine(draft.content_hash, stage, reason, self._pipeline)
         self.tally.quarantined.append(still_quarantined(draft.document.id, draft.document.source, draft.failure))
         self._pending = [item for item in self._pending if item.draft is not draft]
+        self._ready = [item for item in self._ready if item.draft is not draft]
         draft.waiting = 0
         for point_id in draft.point_ids:
             self._moved.pop(point_id, None)
 
-    def _entry(self, draft: Draft) -> LedgerEntry:
-        return LedgerEntry(
-            document_id=draft.document.id,
-            source=draft.document.source,
-            content_hash=draft.content_hash,
-            text_hash=text_hash(draft.document.text),
-            point_ids=tuple(draft.point_ids),
-            payload_hash=payload_hash(draft.digests[index] for index in range(len(draft.point_ids))),
-            generation=self._run.generation,
-            truncated_chunks=draft.truncated_chunks,
-            truncated_tokens=draft.truncated_tokens,
-        )
-
-    def _setback(self, draft: Draft) -> LedgerEntry:
-        before = draft.before or LedgerEntry(draft.document.id, draft.document.source)
-        return replace(before, quarantine=draft.failure, generation=self._run.generation)
-
-    def _count(self, draft: Draft) -> None:
-        known = draft.before is not None and draft.before.committed
-        self.tally.changed += known
-        self.tally.added += not known
-        self.tally.empty += not draft.point_ids
-        self.tally.chunks_reused += draft.reused
-        self.tally.truncated_chunks += draft.truncated_chunks
-        self.tally.truncated_tokens += draft.truncated_tokens
-
     def _mark(self, in_flight: tuple[str, ...]) -> None:
         """Say what is being written; the first mark opens the run."""
-        generation = self._run.generation + (not self._open)
-        self._run = replace(self._run, generation=generation, in_flight=in_flight)
+        self._run = replace(self._run, in_flight=in_flight)
         self._ledger.put_run(self._run)
         self._open = True
 

@@ -27,7 +27,7 @@ class WatchedClient(QdrantClient):
 
     Attributes:
         writes: (method, collection) of each such call so far.
-        crash_at: Number of the write, from 0, at which the process ends.
+        crash_at: Number of the write, from 0, at which the process ends; None lets another one begin.
         applied: The fatal write reaches the store.
     """
 
@@ -46,6 +46,8 @@ class WatchedClient(QdrantClient):
     def _watched(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             collection = args[0] if args and isinstance(args[0], str) else str(kwargs.get("collection_name", ""))
+            if self.crash_at is not None and len(self.writes) > self.crash_at:
+                raise Crash  # a process that has ended writes nothing more
             fatal = self.crash_at is not None and len(self.writes) == self.crash_at
             self.writes.append((name, collection))
             if fatal and not self.applied:

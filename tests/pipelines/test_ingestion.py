@@ -27,6 +27,7 @@ from pipelines import (
     RejectedDocument,
     SourceError,
     StoreFullError,
+    TooManyQuarantinedError,
     ingest,
     open_collection,
     plan,
@@ -37,7 +38,7 @@ from pipelines.ledger import Ledger
 from pipelines.physical import resolve
 from pipelines.store import open_store
 from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder, FakeEncoding
-from tests.pipelines.stores import WatchedClient, contents
+from tests.pipelines.stores import Crash, WatchedClient, contents
 
 SMALL = ChunkingConfig(max_tokens=12)
 
@@ -106,25 +107,15 @@ def test_ingest_commits_after_the_points_and_deletes_after_the_commit() -> None:
     run(client, [long_document(["Alpha", "Gamma"])])
     physical = contents(client, "notes")["physical"]
     ledger = f"{physical}--ledger"
-    assert (
-        client.writes[before:]
-        == [
-            ("upsert", ledger),  # in flight
-            ("upsert", physical),  # new points
-            ("batch_update_points", physical),  # moved points, if any
-            ("upsert", ledger),  # the commit
-            ("delete", physical),  # old points
-            ("upsert", ledger),  # nothing in flight
-        ]
-        or client.writes[before:]
-        == [
-            ("upsert", ledger),
-            ("upsert", physical),
-            ("upsert", ledger),
-            ("delete", physical),
-            ("upsert", ledger),
-        ]
-    )
+    assert client.writes[before:] == [
+        ("upsert", "notes--control"),  # the lease
+        ("upsert", ledger),  # in flight
+        ("upsert", physical),  # new points
+        ("upsert", ledger),  # the commit
+        ("delete", physical),  # old points
+        ("upsert", ledger),  # nothing in flight
+        ("upsert", "notes--control"),  # the lease again
+    ]
 
 
 def test_ingest_changed_document_leaves_no_stale_chunk() -> None:
@@ -452,7 +443,7 @@ def test_ingest_other_encoder_is_refused_naming_both_values(
     run(client, documents(1))
     writes = len(client.writes)
     with pytest.raises(EncoderMismatchError, match="collection 'notes' was filled differently") as caught:
-        run(client, documents(2), FakeEncoder(config))
+        run(client, documents(2), FakeEncoder(config), on_change="refuse")
     assert caught.value.differences[field] == (stored, given)
     assert f"{field}: stored {stored!r}, given {given!r}" in str(caught.value)
     assert client.writes[writes:] == []
@@ -462,7 +453,7 @@ def test_ingest_other_chunking_is_refused_naming_both_values() -> None:
     client = WatchedClient()
     run(client, documents(1))
     with pytest.raises(EncoderMismatchError, match=r"chunking\.max_tokens: stored 12, given 20"):
-        run(client, documents(1), chunking=ChunkingConfig(max_tokens=20))
+        run(client, documents(1), chunking=ChunkingConfig(max_tokens=20), on_change="refuse")
 
 
 def test_ingest_no_chunking_named_adopts_the_stored_one() -> None:
@@ -663,3 +654,146 @@ def test_ingest_into_a_full_disk_says_so_and_the_next_run_continues(tmp_path: Pa
         clean = WatchedClient()
         run(clean, documents(200))
         assert contents(store.client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_renamed_document_keeps_its_vectors_and_is_never_missing() -> None:
+    client, encoder = WatchedClient(), FakeEncoder()
+    text = "\n\n".join(f"Paragraph {number} has some words of its own." for number in range(8))
+    run(client, [Document("old", text, "old.txt"), *documents(3)], encoder)
+    renamed = [Document("new/name", text, "new/name.txt"), *documents(3)]
+    planned = plan(renamed, client, "notes", encoder, chunking=SMALL)
+    assert planned.moved == (("old", "new/name"),)
+    assert (planned.added, planned.deleted) == ((), ())
+    texts = len(encoder.texts)
+    report = run(client, renamed, encoder)
+    assert encoder.texts[texts:] == []
+    assert (report.documents_moved, report.documents_added, report.documents_deleted) == (1, 0, 0)
+    assert (report.chunks_embedded, report.chunks_reused) == (0, 8)
+    run(clean := WatchedClient(), renamed)
+    assert contents(client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_folder_renamed_as_a_whole_is_no_mass_deletion() -> None:
+    client = WatchedClient()
+    run(client, documents(30))
+    renamed = [Document(f"folder/{one.id}", one.text, f"folder/{one.source}") for one in documents(30)]
+    report = run(client, renamed)
+    assert (report.documents_moved, report.chunks_embedded) == (30, 0)
+    run(clean := WatchedClient(), renamed)
+    assert contents(client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_rename_cut_short_at_any_write_converges_though_deletion_is_guarded() -> None:
+    """After the kill some documents are there under both ids; the old ones are copies, and no loss."""
+    renamed = [Document(f"folder/{one.id}", one.text, f"folder/{one.source}") for one in documents(40)]
+    run(clean := WatchedClient(), renamed)
+    cut = 0
+    while True:
+        client = WatchedClient()
+        run(client, documents(40))
+        client.crash_at, client.applied = len(client.writes) + cut, True
+        try:
+            run(client, renamed)
+        except Crash:
+            client.crash_at = None
+        else:
+            break
+        assert set(search(client, "word7 number", 50)) & {"d7", "folder/d7"}
+        run(client, renamed)
+        assert contents(client, "notes") == contents(clean, "notes"), f"after a crash at write {cut}"
+        cut += 1
+    assert cut >= 8
+
+
+def test_ingest_copy_under_another_id_is_an_addition() -> None:
+    client = WatchedClient()
+    run(client, documents(2))
+    copy = Document("copy", documents(1)[0].text, "copy.txt")
+    report = run(client, [*documents(2), copy])
+    assert (report.documents_added, report.documents_moved) == (1, 0)
+
+
+def test_ingest_rename_with_delete_none_keeps_both() -> None:
+    client = WatchedClient()
+    run(client, documents(1))
+    report = run(client, [Document("new", documents(1)[0].text, "new.txt")], delete="none")
+    assert (report.documents_added, report.documents_moved, report.documents_deleted) == (1, 0, 0)
+    assert set(search(client, "word0", 5)) == {"d0", "new"}
+
+
+def test_ingest_renamed_and_edited_points_are_not_trusted_blindly() -> None:
+    """A vector is taken over only from a point that still says it is of the very text."""
+    client, encoder = WatchedClient(), FakeEncoder()
+    run(client, documents(2))
+    physical = contents(client, "notes")["physical"]
+    (point,) = [one for one in client.scroll(physical)[0] if one.payload and "word0" in one.payload["page_content"]]
+    client.set_payload(physical, {"page_content": "altered by somebody"}, points=[point.id])
+    renamed = [Document("new", documents(1)[0].text, "new.txt"), documents(2)[1]]
+    report = run(client, renamed, encoder)
+    assert (report.documents_moved, report.chunks_embedded) == (1, 1)
+    run(clean := WatchedClient(), renamed)
+    assert contents(client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_quarantined_document_is_tried_again_when_asked() -> None:
+    client = WatchedClient()
+    poisoned = FakeEncoder(poison="word1")
+    assert run(client, documents(3), poisoned).documents_quarantined == 1
+    healed = FakeEncoder()
+    assert run(client, documents(3), healed).documents_quarantined == 1
+    assert healed.texts == []
+    report = run(client, documents(3), healed, retry_quarantined=True)
+    assert (report.documents_quarantined, report.documents_added) == (0, 1)
+    run(clean := WatchedClient(), documents(3))
+    assert contents(client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_with_more_failures_than_allowed_ends_and_keeps_what_it_committed() -> None:
+    client = WatchedClient()
+    found = [*documents(100), *[Document(f"bad{number}", f"poison {number}", "bad.txt") for number in range(40)]]
+    with pytest.raises(TooManyQuarantinedError, match=r"documents of this run .* 5 are allowed, first: 'b") as caught:
+        run(client, found, FakeEncoder(poison="poison"), max_quarantined=5)
+    assert caught.value.count > 5
+    assert len(contents(client, "notes")["ledger"]) >= 100
+    report = run(client, found, FakeEncoder(), retry_quarantined=True)
+    assert report.documents_unchanged >= 90
+    run(clean := WatchedClient(), found)
+    assert contents(client, "notes") == contents(clean, "notes")
+
+
+def test_ingest_with_more_unreadable_documents_than_allowed_writes_nothing() -> None:
+    client = WatchedClient()
+    bad = [RejectedDocument(f"bad{number}", "bad.pdf", f"hash{number}", "parse", "not a PDF") for number in range(4)]
+    with pytest.raises(TooManyQuarantinedError, match="4 documents"):
+        run(client, [*documents(3), *bad], max_quarantined=3)
+    assert client.writes == []
+    assert run(client, [*documents(3), *bad], max_quarantined=4).documents_quarantined == 4
+    assert run(client, [*documents(3), *bad], max_quarantined=0).documents_quarantined == 4, "none of them is new"
+
+
+def test_ingest_large_metadata_is_quarantined_with_what_to_do() -> None:
+    client = WatchedClient()
+    huge = Document("huge", "text", "huge.txt", metadata={"blob": "x" * 5_000_000})
+    report = run(client, [huge, *documents(2)])
+    assert report.documents_added == 2
+    assert "metadata takes 5,0" in report.quarantined[0].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delete": "some"}, "delete is 'some'; legal are guarded, all, none"),
+        ({"on_change": "ask"}, "on_change is 'ask'; legal are rebuild, refuse"),
+        ({"wait": -1.0}, r"wait is -1\.0"),
+        ({"max_quarantined": -1}, "max_quarantined is -1"),
+    ],
+)
+def test_ingest_option_that_is_not_legal_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(WatchedClient(), documents(1), **options)
+
+
+@pytest.mark.parametrize("numbers", [{"share": 1.5}, {"count": -1}, {"free": -1}])
+def test_deletion_guard_with_impossible_numbers_is_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="the deletion guard is"):
+        DeletionGuard(**numbers)
