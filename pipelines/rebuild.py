@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import RebuildError
 from pipelines.generations import swap_in
+from pipelines.recall import recall_check
+from pipelines.storage import StorageConfig
 from pipelines.store import batches
 from pipelines.verification import verify_collection
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 _NAMED = 5
+_RECALL = 0.95
+"""Least share of sampled documents that their own text must find: an index may miss some, a wrong one misses most."""
 
 
 def finish_rebuild(run: IngestRun) -> IngestPlan:
@@ -72,7 +76,14 @@ def _check_kept(run: IngestRun) -> None:
 def _check_sound(run: IngestRun) -> None:
     made = run.target.made
     checked = verify_collection(run.store, made, run.target.encoder)
+    kept = StorageConfig.from_dict(made.manifest.storage)
+    recall = recall_check(run.store, made.physical, run.target.encoder, made.manifest, storage=kept)
     problems = list(checked.problems)
+    if recall.found < _RECALL * recall.checked:
+        problems.append(
+            f"of {recall.checked} sampled documents {recall.checked - recall.found} are not found by their own text, "
+            f"first {', '.join(map(repr, recall.missed_ids[:_NAMED]))}"
+        )
     if problems:
         raise RebuildError(
             f"the new generation of {run.name!r} is not sound: {'; '.join(problems)}; the name was not moved"

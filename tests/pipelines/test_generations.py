@@ -238,6 +238,25 @@ def test_ingest_rebuild_from_one_of_two_sources_is_refused() -> None:
         run(client, documents(2), NEW, delete="none")
 
 
+def test_ingest_unsound_generation_is_not_swapped_in() -> None:
+    client = WatchedClient()
+    run(client, documents(8))
+    before = physical(client)
+    shuffled = _Forgetful(NEW)
+    with pytest.raises(RebuildError, match=r"is not sound: .*; the name was not moved"):
+        run(client, documents(8), encoder=shuffled)
+    assert physical(client) == before
+
+
+class _Forgetful(FakeEncoder):
+    """Computes another vector each time it is asked: what it stored is not what it finds."""
+
+    def _vector(self, text: str) -> Any:
+        vector = super()._vector(text)
+        self.asked = getattr(self, "asked", 0) + 1
+        return vector if self.asked % 2 else vector[::-1].copy()
+
+
 def test_ingest_other_model_with_layers_auto_chooses_them_anew_and_a_kill_keeps_the_choice() -> None:
     client = WatchedClient()
     run(client, documents(30), FakeConfig(layers=(1,)))
