@@ -59,6 +59,8 @@ def translated(label: str) -> Iterator[None]:
         ResponseHandlingException,
         UnexpectedResponse,
         QdrantException,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
         httpx.HTTPError,
         grpc.RpcError,
         sqlite3.Error,
@@ -90,7 +92,7 @@ def store_error(label: str, error: Exception) -> PipelineError:
     """Name the `PipelineError` that an exception of the store stands for."""
     if isinstance(error, ResponseHandlingException):
         return _of_transport(label, error.source)
-    if isinstance(error, httpx.HTTPError):
+    if isinstance(error, httpx.HTTPError | ValueError):
         return _of_transport(label, error)
     if isinstance(error, QdrantException):
         return _of_busy(label, error)
@@ -105,7 +107,7 @@ def store_error(label: str, error: Exception) -> PipelineError:
 
 def _of_transport(label: str, error: Exception) -> PipelineError:
     said = _first_line(error) or type(error).__name__
-    if isinstance(error, ValidationError):
+    if isinstance(error, ValidationError | json.JSONDecodeError | UnicodeDecodeError):
         return StoreError(f"what answers at {label} does not speak as a Qdrant does ({said}); check the URL")
     if _tls_refused(error):
         return StoreError(
