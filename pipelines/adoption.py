@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from pipelines.store import Store
 
 
-def adopt_in_place(store: Store, name: str, encoder: KVEncoder, chunking: ChunkingConfig) -> Collection:
-    """Give an empty collection of this name our manifest and ledger; its own settings stay.
+def adopt_in_place(
+    store: Store, name: str, encoder: KVEncoder, chunking: ChunkingConfig, storage: StorageConfig
+) -> Collection:
+    """Give an empty collection of this name our manifest and ledger; its own settings stay where none are asked for.
 
     Args:
         store: Where it is.
         name: Of the collection itself; no alias is involved.
         encoder: Will fill it.
         chunking: Will cut what fills it.
+        storage: How its vectors are to be kept.
     """
     manifest = make_manifest(name, encoder, chunking.to_dict(), None, StorageConfig().to_dict())
     store.call(store.client.update_collection, name, metadata=manifest.to_metadata())
-    return complete_collection(store, load_collection(store, name, name))
+    return update_storage(store, complete_collection(store, load_collection(store, name, name)), storage)
 
 
 def update_storage(store: Store, collection: Collection, storage: StorageConfig) -> Collection:

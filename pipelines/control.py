@@ -125,7 +125,12 @@ class Control:
 
     def get(self, kind: str) -> Mapping[str, JSON] | None:
         """Return one record as it is stored, or None."""
-        records = self._store.call(self._store.client.retrieve, self.name, ids=[control_id(kind)])
+        records = self._store.call(
+            self._store.client.retrieve,
+            self.name,
+            ids=[control_id(kind)],
+            consistency=models.ReadConsistencyType.QUORUM,  # of a cluster's replicas, one may be behind
+        )
         return cast("Mapping[str, JSON]", records[0].payload or {}) if records else None
 
     def put(self, kind: str, payload: Mapping[str, JSON], *, only: Mapping[str, str | int] | None = None) -> None:

@@ -15,13 +15,14 @@ from pipelines.cost import Cost
 from pipelines.damage import damaged_documents
 from pipelines.documents import Document, RejectedDocument
 from pipelines.drafts import Tally
-from pipelines.errors import RebuildError, TooManyQuarantinedError
+from pipelines.errors import RebuildError
 from pipelines.generations import announce
 from pipelines.layer_choice import ChunkSample, resolve_layers
 from pipelines.model_registry import remember_model
 from pipelines.planning import Survey, first_sighting, quarantine_of, text_batches
 from pipelines.point_store import PointStore
 from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument
+from pipelines.storage import StorageConfig
 from pipelines.target import Target, choose_target
 from pipelines.writer import Writer
 
@@ -114,19 +115,12 @@ class IngestRun:
         forgotten = self.found.gone.forgotten and self.options.delete != "none"
         return not (self.found.fresh_rejections or forgotten or self.found.in_flight)
 
-    def check_rejections(self) -> None:
-        """End the run when the source alone has more unreadable documents than allowed; nothing was written."""
-        rejected, allowed = self.found.fresh_rejections, self.options.max_quarantined
-        if allowed is not None and len(rejected) > allowed:
-            first = [f"{found.id!r}: {found.reason}" for found in rejected[:3]]
-            raise TooManyQuarantinedError(self.name, len(rejected), allowed, first)
-
     def prepare(self) -> None:
         """Make what is to be written to, and let the name stand for it, unless it stands for something else."""
         profile = self._choose_layers(self.sample.texts) if self.sample is not None else None
-        target, storage = self.target, self.options.storage
+        target, storage = self.target, self._storage()
         if target.in_place:
-            made = adopt_in_place(self.store, self.name, target.encoder, target.chunking)
+            made = adopt_in_place(self.store, self.name, target.encoder, target.chunking, storage)
         elif target.collection is None or target.collection is not target.live:
             made = make_collection(self.store, self.name, target.encoder, target.chunking, profile, storage)
             if target.replaces is None:
@@ -134,7 +128,7 @@ class IngestRun:
             else:
                 announce(self.store, self.name, made.physical, target.replaces)
         else:
-            made = target.collection if storage is None else update_storage(self.store, target.collection, storage)
+            made = update_storage(self.store, target.collection, storage)
         self.target = replace(target, collection=made)
         remember_model(target.encoder.config)  # before the work: a run that is cut short is continued without --model
 
@@ -246,6 +240,11 @@ class IngestRun:
                     "index all sources as one, or pass `--delete all` to let them go"
                 )
         return self.found.plan(self.name, self.source.description, self.options.delete, gone, target.changes)
+
+    def _storage(self) -> StorageConfig:
+        """Return how vectors are to be kept: as asked, else as in the live collection."""
+        live = self.target.live
+        return self.options.storage or StorageConfig.from_dict(live.manifest.storage if live else {})
 
     def _choose_layers(self, texts: list[str]) -> dict[str, JSON] | None:
         started = perf_counter()

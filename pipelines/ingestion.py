@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from pipelines.errors import TooManyQuarantinedError
 from pipelines.ingest_run import IngestRun
 from pipelines.lease import write_lease
 from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pipelines.sources import Source
     from pipelines.storage import StorageConfig
     from pipelines.store import StoreLike
+
+_NAMED = 3
 
 SourceLike: TypeAlias = "str | Path | Source | Iterable[Document]"
 
@@ -150,7 +153,10 @@ def _ingest(run: IngestRun) -> IngestReport:
 def _checked(run: IngestRun) -> IngestPlan:
     planned = run.survey()
     check_deletions(planned, run.options.delete, run.options.guard)
-    run.check_rejections()
+    rejected, allowed = run.found.fresh_rejections, run.options.max_quarantined
+    if allowed is not None and len(rejected) > allowed:  # nothing has been written yet, and nothing will be
+        first = [f"{found.id!r}: {found.reason}" for found in rejected[:_NAMED]]
+        raise TooManyQuarantinedError(run.name, len(rejected), allowed, first)
     return planned
 
 

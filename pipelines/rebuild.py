@@ -36,7 +36,8 @@ def finish_rebuild(run: IngestRun) -> IngestPlan:
             kept for the next run.
     """
     planned = run.catch_up()
-    if planned.added or planned.changed or run.found.gone.doomed or run.found.fresh_rejections:
+    found = run.found
+    if planned.added or planned.changed or planned.moved or found.gone.doomed or found.fresh_rejections:
         run.write(planned)
     _check_complete(run)
     _check_kept(run)

@@ -242,7 +242,7 @@ class Writer:
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
 
     def _characters(self) -> int:
-        return sum(len(draft.document.text) for draft in self._drafts)
+        return sum(len(draft.document.text) + len(draft.document.id) for draft in self._drafts)
 
     def _encode(self) -> list[Point]:
         pending, self._pending = self._pending, []
