@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from pipelines.points import Occurrences
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import Chunker
     from pipelines.documents import Document
-    from pipelines.ledger import RunRecord
+    from pipelines.ledger import LedgerEntry, RunRecord
     from pipelines.report import IngestPlan
 
 
 @dataclass(slots=True)
 class Cost:
-    """Counts what is to be embedded.
+    """Counts what is to be embedded: chunks, and tokens the model will see, prompts included.
 
     Attributes:
-        chunks: So far.
-        tokens: The model will see, prompts included.
+        added: The two of every document that is new, by its id; one that turns out to have moved costs nothing.
+        chunks: Of documents that changed: those whose text was not embedded before.
+        tokens: Of these chunks.
     """
 
+    added: dict[str, tuple[int, int]] = field(default_factory=dict)
     chunks: int = 0
     tokens: int = 0
 
-    def add(self, document: Document, chunker: Chunker, encoder: KVEncoder) -> None:
-        """Count one document that is to be written; it counts whole, whatever of it can be reused."""
-        texts = [chunk.embedded_text for chunk in chunker.chunks(document)]  # all of them, or it is not written
-        self.chunks += len(texts)
+    def add(self, document: Document, chunker: Chunker, encoder: KVEncoder, before: LedgerEntry | None) -> None:
+        """Count one document that is to be written.
+
+        Args:
+            document: What is written.
+            chunker: Cuts it; a document that cannot be cut is not counted at all, and not written either.
+            encoder: Whose tokens are counted.
+            before: What the ledger says of it, with its point ids.
+        """
+        occurrences = Occurrences()
+        there = frozenset(before.point_ids if before else ())
+        texts = [chunk.embedded_text for chunk in chunker.chunks(document) if occurrences.point_id(chunk) not in there]
         lengths = (len(encoder.tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
-        self.tokens += sum(length + encoder.document_overhead for length in lengths)
+        tokens = sum(length + encoder.document_overhead for length in lengths)
+        if before is None or not before.committed:
+            self.added[document.id] = (len(texts), tokens)
+        else:
+            self.chunks += len(texts)
+            self.tokens += tokens
 
     def added_to(self, planned: IngestPlan, last: RunRecord | None) -> IngestPlan:
         """Return the plan with its cost; the seconds are by the speed of the last run, if there was one."""
+        moved = {new for _, new in planned.moved}
+        fresh = [cost for document_id, cost in self.added.items() if document_id not in moved]
+        chunks = self.chunks + sum(count for count, _ in fresh)
+        tokens = self.tokens + sum(count for _, count in fresh)
         speed = last.tokens / last.encode_seconds if last and last.tokens and last.encode_seconds else None
         return replace(
             planned,
-            chunks_to_embed=self.chunks,
-            tokens_to_embed=self.tokens,
-            seconds_to_embed=round(self.tokens / speed, 1) if speed else None,
+            chunks_to_embed=chunks,
+            tokens_to_embed=tokens,
+            seconds_to_embed=round(tokens / speed, 1) if speed else None,
         )

@@ -86,6 +86,10 @@ class Survey:
         """Tell whether the source has a document, readable or not."""
         return was_seen(self._seen, document_id)
 
+    def entry(self, document_id: str) -> LedgerEntry | None:
+        """Return all that the ledger says of a document."""
+        return self.ledger.get([document_id]).get(document_id) if self.ledger is not None else None
+
     def gone_from(self, ledger: Ledger) -> Gone:
         """Find the documents of a ledger that the source no longer has, and those that have another id now."""
         found = Gone()

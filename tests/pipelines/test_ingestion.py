@@ -797,3 +797,20 @@ def test_ingest_option_that_is_not_legal_is_refused(options: dict[str, Any], mes
 def test_deletion_guard_with_impossible_numbers_is_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the deletion guard is"):
         DeletionGuard(**numbers)
+
+
+def test_plan_counts_only_what_would_be_embedded() -> None:
+    client, encoder = WatchedClient(), FakeEncoder()
+    paragraphs = [f"Paragraph {number} has some words of its own" for number in range(20)]
+    run(client, [Document("long", "\n\n".join(paragraphs), "long.txt"), *documents(1)])
+    paragraphs[10] = "Another paragraph with some words of its own"
+    found = [
+        Document("long", "\n\n".join(paragraphs), "long.txt"),
+        Document("moved", documents(1)[0].text, "moved.txt"),
+        Document("new", "A new document of one chunk", "new.txt"),
+    ]
+    planned = plan(found, client, "notes", encoder, chunking=SMALL)
+    assert encoder.texts == []
+    report = run(client, found, encoder)
+    assert (planned.chunks_to_embed, planned.tokens_to_embed) == (report.chunks_embedded, report.tokens)
+    assert report.chunks_embedded == 2
