@@ -13,22 +13,35 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, NonNegativeFloat, NonNegativeInt
 
 import kvembed
 import pipelines
 from flows.local_api import local_flow
 from pipelines.errors import JSON, TransientError
+from pipelines.options import Delete, DeletionGuard, OnChange
 from pipelines.report import IngestReport, Progress
+from pipelines.storage import StorageConfig
 
 Layers = Literal["auto"] | tuple[int, ...]
-Delete = Literal["guarded", "all", "none"]
 Fields = dict[str, JsonValue]
 
 _RETRY_DELAYS = [2.0, 10.0, 30.0]
 
 # A callable is no JSON, so it cannot be a parameter of the flow; a sync flow and its tasks run in the caller's context.
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+class IndexOptions(BaseModel, extra="forbid", frozen=True):
+    """`pipelines.options.IngestOptions` as JSON, checked before a run begins; its `delete` is the flow's."""
+
+    guard: DeletionGuard = DeletionGuard()
+    on_change: OnChange = "rebuild"
+    wait: NonNegativeFloat = 0.0
+    retry_quarantined: bool = False
+    max_quarantined: NonNegativeInt | None = None
+    adopt: bool = False
+    storage: StorageConfig | None = None
 
 
 def run_index(
@@ -41,6 +54,7 @@ def run_index(
     encoder: Mapping[str, JSON] | None = None,
     chunking: pipelines.ChunkingConfig | None = None,
     delete: Delete = "guarded",
+    options: Mapping[str, JSON] | None = None,
     fields: Mapping[str, str | None] | None = None,
     device: str | None = None,
     progress: Progress | None = None,
@@ -56,6 +70,7 @@ def run_index(
         encoder: Further fields of `EncoderConfig`, as its `to_dict` gives them; `model` and `layers` win over it.
         chunking: How documents are cut; None as `pipelines.ingest` takes it.
         delete: What happens to documents that left the source.
+        options: Further fields of `pipelines.options.IngestOptions`, as JSON.
         fields: `id_field`, `text_field`, `title_field` of a source of records.
         device: Torch device; the best one present when None.
         progress: Told about every step, in this process.
@@ -64,6 +79,7 @@ def run_index(
         TerminalError: The run failed and would fail again.
         TransientError: The run failed after every retry.
         KVEmbedError: The model cannot be used.
+        ValueError: An option is not legal.
     """
     token = _progress.set(progress)
     try:
@@ -76,6 +92,7 @@ def run_index(
             encoder=None if encoder is None else cast(Fields, dict(encoder)),
             chunking=None if chunking is None else cast(Fields, chunking.to_dict()),
             delete=delete,
+            options=IndexOptions.model_validate(options or {}),
             fields=None if fields is None else dict(fields),
             device=device,
         )
@@ -104,6 +121,7 @@ def ingest_source(
     encoder: Fields | None,
     chunking: Fields | None,
     delete: Delete,
+    options: IndexOptions,
     fields: dict[str, str | None] | None,
     device: str | None,
 ) -> IngestReport:
@@ -116,6 +134,13 @@ def ingest_source(
         kvembed.KVEncoder(config, device=device),
         chunking=None if chunking is None else pipelines.ChunkingConfig.from_dict(chunking),
         delete=delete,
+        guard=options.guard,
+        storage=options.storage,
+        on_change=options.on_change,
+        wait=options.wait,
+        retry_quarantined=options.retry_quarantined,
+        max_quarantined=options.max_quarantined,
+        adopt=options.adopt,
         progress=_progress.get(),
     )
 
@@ -132,9 +157,11 @@ def index_corpus(
     delete: Delete = "guarded",
     fields: dict[str, str | None] | None = None,
     device: str | None = None,
+    options: IndexOptions | None = None,
 ) -> IngestReport:
     """Index a source and publish the report as an artifact; parameters are those of `run_index`, as JSON."""
-    report = ingest_source(source, store, name, model, layers, encoder, chunking, delete, fields, device)
+    allowed = options or IndexOptions()
+    report = ingest_source(source, store, name, model, layers, encoder, chunking, delete, allowed, fields, device)
     create_markdown_artifact(
         markdown=_as_markdown(report.to_dict()),
         key="index-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),

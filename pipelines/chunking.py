@@ -14,9 +14,10 @@ from typing import Literal, Protocol, TypeAlias, get_args
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
+from pipelines.blocks import blocks
 from pipelines.documents import Chunk, Document
 from pipelines.errors import JSON, ChunkingError
-from pipelines.sections import HeadingPaths, Section, blocks, packed_sections
+from pipelines.sections import HeadingPaths, Section, packed_sections
 
 Context: TypeAlias = Literal["title", "none"]
 """What stands before a chunk's text when it is embedded."""
@@ -27,10 +28,12 @@ MIN_TOKENS = 8
 CHUNKING_FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What a document that cannot be cut may raise; it fails by itself, and the others go on."""
 
-_BLOCK_PER_TOKEN = 64
-"""Characters per token of the budget that are split at once, some 16 chunks of prose.
+_BLOCK_PER_TOKEN = 36
+"""Bytes per token of the budget that are split at once, at least: 9 to 18 chunks of English prose.
 
-The splitter's time grows with the square of an unbroken run, such as base64, over the budget.
+The splitter fills one chunk after the other, so an edit may move all chunks behind it up to the block's end. Shorter
+blocks would end that sooner, but each has a last chunk that is half empty. The splitter's time grows with the square
+of an unbroken run, such as base64, over the budget.
 """
 
 _TITLE_SHARE = 4

@@ -14,13 +14,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipelines import cli_manage as manage
+from pipelines import cli_measure as measure
 from pipelines import cli_options as options
+from pipelines.cli_encoder import prepare_models
 from pipelines.cli_index import IndexRequest, index_directly, index_through_flow, plan_index
-from pipelines.cli_measure import demo, evaluate
-from pipelines.cli_measure import layers as layers_command
-from pipelines.cli_query import search_collection, verify_collection
 from pipelines.cli_signature import spread
-from pipelines.console import DONE, FAILED, QUARANTINED, Terminal, discard_output
+from pipelines.console import DONE, QUARANTINED, Terminal, discard_output
 from pipelines.errors import JSON
 
 app = typer.Typer(
@@ -67,13 +67,18 @@ def about(
 def index(
     request: IndexRequest,
     output: options.Output,
+    wait: options.Wait = 0.0,
     flow: Annotated[bool, typer.Option("--flow", help="Run as a Prefect flow, with retries and a record.")] = False,
 ) -> None:
-    """Bring a collection in line with a source: embed what is new or changed, delete what is gone."""
+    """Bring a collection in line with a source: embed what is new or changed, delete what is gone.
+
+    Another encoder or chunking than the collection's builds it anew; searches use the old one until that is done.
+    """
     with output.terminal() as terminal:
         from pipelines import rendering
 
-        report = index_through_flow(request, terminal) if flow else index_directly(request, terminal)
+        run = index_through_flow if flow else index_directly
+        report = run(request, wait, terminal)
         terminal.emit(report.to_dict(), rendering.index_report(report))
         terminal.exit_code = QUARANTINED if report.documents_quarantined else DONE
 
@@ -83,13 +88,13 @@ def index(
 def plan(request: IndexRequest, output: options.Output) -> None:
     """Tell what `index` would do with the same options, and write nothing.
 
-    It ends with 0 also when it lists quarantined documents; `index` ends with 3 then.
+    It ends with 0 also when it lists quarantined documents, where `index` ends with 3, and when `index` would refuse.
     """
     with output.terminal() as terminal:
         from pipelines import rendering
 
-        planned = plan_index(request, terminal)
-        terminal.emit(planned.to_dict(), rendering.plan_report(planned))
+        planned, refused = plan_index(request, terminal)
+        terminal.emit({**planned.to_dict(), "refused": refused}, rendering.plan_report(planned, refused))
 
 
 @app.command()
@@ -105,46 +110,20 @@ def search(
 ) -> None:
     """Find the chunks nearest to a query, with the very encoder that filled the collection."""
     with output.terminal() as terminal:
-        from pipelines import rendering
+        from pipelines import open_collection, rendering
 
-        hits = search_collection(name, query, limit, store, model, device, terminal)
+        with terminal.waiting(f"opening {name}"):
+            prepare_models(device)
+            with open_collection(store, name, model=model, device=device) as opened:
+                hits = opened.search(query, limit)
         record: dict[str, JSON] = {"collection": name, "query": query, "hits": [hit.to_dict() for hit in hits]}
         terminal.emit(record, rendering.search_hits(name, hits))
 
 
-@app.command()
-@spread
-def status(
-    output: options.Output,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One collection; all when not given.")] = None,
-    store: options.Store = None,
-) -> None:
-    """Show what the store holds, and by which encoder."""
-    with output.terminal() as terminal:
-        from pipelines import rendering
-        from pipelines import status as collection_status
-
-        states = collection_status(store, name)
-        terminal.emit({"collections": [state.to_dict() for state in states]}, rendering.states(states))
-
-
-@app.command()
-@spread
-def verify(
-    name: options.Name,
-    output: options.Output,
-    store: options.Store = None,
-    model: options.StoredModel = None,
-) -> None:
-    """Check a collection: its encoder still gives the stored vectors, its ledger and its points agree."""
-    with output.terminal() as terminal:
-        from pipelines import rendering
-
-        checked = verify_collection(name, store, model, terminal)
-        terminal.emit(checked.to_dict(), rendering.verification(name, checked))
-        terminal.exit_code = DONE if checked.ok else FAILED
-
-
-app.command("layers")(spread(layers_command))
-app.command("evaluate")(spread(evaluate))
-app.command("demo")(spread(demo))
+app.command()(spread(manage.status))
+app.command()(spread(manage.verify))
+app.command()(spread(manage.rollback))
+app.command()(spread(manage.prune))
+app.command()(spread(measure.layers))
+app.command()(spread(measure.evaluate))
+app.command()(spread(measure.demo))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from pipelines import cli_options as options
 from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
 from pipelines.cli_run import RunChoice
+from pipelines.errors import ForeignCollectionError
 from pipelines.runners import find_runner
 
 if TYPE_CHECKING:
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
     from pipelines.manifest import Manifest
     from pipelines.report import IngestPlan, IngestReport, Progress
     from pipelines.sources import Source
+    from pipelines.storage import StorageConfig
     from pipelines.store import Store
-
-R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +37,59 @@ class IndexRequest:
     store: options.Store = None
 
 
-class _Call(Protocol[R_co]):
-    """`pipelines.ingest` or `pipelines.plan`."""
-
-    def __call__(
-        self,
-        source: Source,
-        store: Store,
-        name: str,
-        encoder: KVEncoder,
-        *,
-        chunking: ChunkingConfig,
-        delete: Literal["guarded", "all", "none"],
-        progress: Progress,
-    ) -> R_co: ...
-
-
-def index_directly(request: IndexRequest, terminal: Terminal) -> IngestReport:
+def index_directly(request: IndexRequest, wait: float, terminal: Terminal) -> IngestReport:
     """Run `pipelines.ingest`."""
     from pipelines import ingest
     from pipelines.store import open_store
 
-    return _run(request, terminal, open_store, ingest)
+    run = request.run
+    with _prepared(request, terminal, open_store) as ready:
+        return ingest(
+            ready.source,
+            ready.store,
+            request.collection,
+            ready.encoder,
+            chunking=ready.chunking,
+            delete=run.delete,
+            guard=run.guard(),
+            storage=ready.storage,
+            on_change=run.on_change,
+            wait=wait,
+            retry_quarantined=run.retry_quarantined,
+            max_quarantined=run.max_quarantined,
+            adopt=run.adopt,
+            progress=ready.progress,
+        )
 
 
-def plan_index(request: IndexRequest, terminal: Terminal) -> IngestPlan:
-    """Run `pipelines.plan`."""
-    from pipelines import plan
+def plan_index(request: IndexRequest, terminal: Terminal) -> tuple[IngestPlan, str | None]:
+    """Run `pipelines.plan`; and say why the deletion guard would refuse the plan, if it would."""
+    from pipelines import DeletionGuardError, plan
+    from pipelines.planning import check_deletions
     from pipelines.store import open_store_to_look
 
-    return _run(request, terminal, open_store_to_look, plan)
+    run = request.run
+    with _prepared(request, terminal, open_store_to_look) as ready:
+        planned = plan(
+            ready.source,
+            ready.store,
+            request.collection,
+            ready.encoder,
+            chunking=ready.chunking,
+            delete=run.delete,
+            on_change=run.on_change,
+            retry_quarantined=run.retry_quarantined,
+            adopt=run.adopt,
+            progress=ready.progress,
+        )
+    try:
+        check_deletions(planned, run.delete, run.guard())
+    except DeletionGuardError as error:
+        return planned, str(error)
+    return planned, None
 
 
-def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestReport:
+def index_through_flow(request: IndexRequest, wait: float, terminal: Terminal) -> IngestReport:
     """Run the flow, with the same arguments that `index_directly` would use.
 
     Raises:
@@ -80,7 +101,7 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
 
     open_source(request.source, **asdict(request.fields))
     with open_store_to_look(request.store) as store:
-        manifest = _manifest(store, request.collection)
+        manifest = _manifest(store, request)
     config = request.encoder.config(manifest)
     with terminal.progress() as progress:
         progress("start", 0, None)
@@ -95,44 +116,51 @@ def index_through_flow(request: IndexRequest, terminal: Terminal) -> IngestRepor
             encoder=config.to_dict(),
             chunking=request.cutting.config(manifest),
             delete=request.run.delete,
+            options=request.run.as_json(wait, manifest),
             fields=asdict(request.fields),
             device=request.encoder.device,
             progress=progress,
         )
 
 
-def _run(
-    request: IndexRequest,
-    terminal: Terminal,
-    opened: Callable[[str | None], Store],
-    call: _Call[R_co],
-) -> R_co:
-    """Open everything, what fails fast and cheaply first, and call."""
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a request names, opened and loaded."""
+
+    source: Source
+    store: Store
+    encoder: KVEncoder
+    chunking: ChunkingConfig
+    storage: StorageConfig | None
+    progress: Progress
+
+
+@contextmanager
+def _prepared(request: IndexRequest, terminal: Terminal, opened: Callable[[str | None], Store]) -> Iterator[_Ready]:
+    """Open everything, what fails fast and cheaply first."""
     from pipelines.sources import open_source
 
     with terminal.waiting("opening source and store"):
         source = open_source(request.source, **asdict(request.fields))
         store = opened(request.store)
     with store:
-        manifest = _manifest(store, request.collection)
+        manifest = _manifest(store, request)
         config = request.encoder.config(manifest)
         chunking = request.cutting.config(manifest)
+        storage = request.run.storage(manifest)
         with terminal.waiting(f"loading {config.model}"):
             encoder = load_encoder(config, request.encoder.device)
         with terminal.progress() as progress:
-            return call(
-                source,
-                store,
-                request.collection,
-                encoder,
-                chunking=chunking,
-                delete=request.run.delete,
-                progress=progress,
-            )
+            yield _Ready(source, store, encoder, chunking, storage, progress)
 
 
-def _manifest(store: Store, name: str) -> Manifest | None:
+def _manifest(store: Store, request: IndexRequest) -> Manifest | None:
     from pipelines.collection import find_collection
 
-    found = find_collection(store, name)
+    try:
+        found = find_collection(store, request.collection)
+    except ForeignCollectionError:
+        if not request.run.adopt:
+            raise
+        return None
     return found.manifest if found is not None else None

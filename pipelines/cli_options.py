@@ -52,6 +52,11 @@ def parse_duration(text: str) -> timedelta:
     raise typer.BadParameter(f"{text!r} is no length of time; give a number and s, m, h or d, such as 30m, 12h or 7d")
 
 
+def _checked_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
 def _checked_layers(text: str | None) -> str | None:
     parse_layers(text)
     return text
@@ -85,7 +90,17 @@ Wait: TypeAlias = Annotated[
         "--wait",
         metavar="SECONDS",
         min=0.0,
-        help="How long to wait for another run that is writing to the collection.",
+        show_default="0",
+        help="Wait so long for another run that is writing.",
+    ),
+]
+Grace: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--grace",
+        metavar="TIME",
+        callback=_checked_duration,
+        help="Keep what was in use less than this ago: 30m, 12h, 7d; 0s keeps nothing.",
     ),
 ]
 Model: TypeAlias = Annotated[
@@ -109,7 +124,7 @@ StoredModel: TypeAlias = Annotated[
 ]
 Revision: TypeAlias = Annotated[
     str | None,
-    typer.Option("--revision", help="Branch, tag or commit of a hub model.", rich_help_panel=_ENCODER),
+    typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub model.", rich_help_panel=_ENCODER),
 ]
 Layers: TypeAlias = Annotated[
     str | None,
@@ -126,6 +141,7 @@ PrefixBias: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--prefix-bias",
+        metavar="BIAS",
         help="Added to the logit of the re-routed slot.",
         show_default="1.0",
         rich_help_panel=_ENCODER,
@@ -135,6 +151,7 @@ MaxLength: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--max-length",
+        metavar="N",
         min=1,
         help="Tokens per sequence, prompt included.",
         show_default="512",
@@ -163,6 +180,7 @@ Device: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--device",
+        metavar="NAME",
         help="cpu, cuda, cuda:1 …",
         show_default="a GPU if there is one",
         rich_help_panel=_ENCODER,
@@ -170,12 +188,20 @@ Device: TypeAlias = Annotated[
 ]
 MaxTokens: TypeAlias = Annotated[
     int | None,
-    typer.Option("--max-tokens", min=8, help="Tokens per chunk.", show_default="256", rich_help_panel=_CHUNKING),
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        min=8,
+        help="Tokens per chunk.",
+        show_default="256",
+        rich_help_panel=_CHUNKING,
+    ),
 ]
 OverlapTokens: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--overlap-tokens",
+        metavar="N",
         min=0,
         help="What a chunk may repeat of the one before.",
         show_default="0",
@@ -198,13 +224,18 @@ class FieldChoice:
     """Options that say where a row of records keeps what; None means not given."""
 
     id_field: Annotated[
-        str | None, typer.Option("--id-field", help="Field that holds a row's id.", rich_help_panel=_CHUNKING)
+        str | None,
+        typer.Option("--id-field", metavar="NAME", help="Field that holds a row's id.", rich_help_panel=_CHUNKING),
     ] = None
     text_field: Annotated[
-        str | None, typer.Option("--text-field", help="Field that holds a row's text.", rich_help_panel=_CHUNKING)
+        str | None,
+        typer.Option("--text-field", metavar="NAME", help="Field that holds a row's text.", rich_help_panel=_CHUNKING),
     ] = None
     title_field: Annotated[
-        str | None, typer.Option("--title-field", help="Field that holds a row's title.", rich_help_panel=_CHUNKING)
+        str | None,
+        typer.Option(
+            "--title-field", metavar="NAME", help="Field that holds a row's title.", rich_help_panel=_CHUNKING
+        ),
     ] = None
 
 

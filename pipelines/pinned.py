@@ -10,6 +10,7 @@ from pipelines.errors import JSON, CollectionNotFoundError, StoreError
 from pipelines.physical import collections
 from pipelines.points import CONTENT_KEY, METADATA_KEY
 from pipelines.report import SearchHit
+from pipelines.storage import StorageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from langchain_qdrant import QdrantVectorStore
     from numpy.typing import NDArray
+    from qdrant_client import models
 
     from kvembed import KVEncoder
     from kvembed.langchain import KVEmbeddings
@@ -59,6 +61,11 @@ class PinnedCollection:
         return self.collection.manifest
 
     @property
+    def search_params(self) -> models.SearchParams | None:
+        """How a search makes up for quantized vectors; None where they are whole, as in any embedded store."""
+        return None if self.store.embedded else StorageConfig.from_dict(self.manifest.storage).search_params()
+
+    @property
     def embeddings(self) -> KVEmbeddings:
         """The encoder as LangChain sees it."""
         from kvembed.langchain import KVEmbeddings
@@ -68,17 +75,9 @@ class PinnedCollection:
     @property
     def vector_store(self) -> QdrantVectorStore:
         """LangChain's vector store over these points."""
-        from langchain_qdrant import QdrantVectorStore
+        from pipelines.langchain import RescoringVectorStore
 
-        return QdrantVectorStore(
-            client=self.store.client,
-            collection_name=self.physical,
-            embedding=self.embeddings,
-            content_payload_key=CONTENT_KEY,
-            metadata_payload_key=METADATA_KEY,
-            validate_embeddings=False,  # a check that would embed a text each time; ours was made on opening
-            validate_collection_config=False,
-        )
+        return RescoringVectorStore(self.store.client, self.physical, self.embeddings, self.search_params)
 
     def search(self, query: str, limit: int = 5) -> list[SearchHit]:
         """Find the chunks nearest to a query, best first.
@@ -108,6 +107,7 @@ class PinnedCollection:
             self.store.client.query_points,
             self.physical,
             query=vector.tolist(),
+            search_params=self.search_params,
             limit=limit,
             with_payload=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,13 +16,13 @@ from rich.text import Text
 from pipelines.printable import line, paragraphs
 
 if TYPE_CHECKING:
-    from pipelines.inventory import CollectionStatus
     from pipelines.report import IngestPlan, IngestReport, QuarantinedDocument, SearchHit
-    from pipelines.verification import VerifyReport
 
 Render = Callable[[Console], None]
 
 _LISTED = 20
+_HASH = 64  # hexadecimal digits of a SHA-256
+_CHANGES = ("added", "changed", "moved", "deleted")
 _HEADING_CHARACTERS = 48
 
 
@@ -32,13 +33,16 @@ def index_report(report: IngestReport) -> Render:
         changes = {
             "added": report.documents_added,
             "changed": report.documents_changed,
+            "moved": report.documents_moved,
             "deleted": report.documents_deleted,
             "unchanged": report.documents_unchanged,
             "empty": report.documents_empty,
             "quarantined": report.documents_quarantined,
         }
         console.print(Text.assemble((report.collection, "bold"), " from ", line(report.source)))
-        if not (report.documents_added or report.documents_changed or report.documents_deleted):
+        if report.rebuilt:
+            _rebuilt(console, report)
+        elif not any(number for word, number in changes.items() if word in _CHANGES):
             console.print(f"  Nothing changed: {report.documents_unchanged:,} documents are as they were.")
         console.print("  documents  ", counted(changes))
         console.print(f"  chunks      {report.chunks_embedded:,} embedded, {report.chunks_reused:,} reused")
@@ -58,29 +62,45 @@ def index_report(report: IngestReport) -> Render:
     return render
 
 
-def plan_report(plan: IngestPlan) -> Render:
-    """Say what a run would do."""
+def plan_report(plan: IngestPlan, refused: str | None = None) -> Render:
+    """Say what a run would do.
+
+    Args:
+        plan: What it would do.
+        refused: Why it would not, if it would not.
+    """
 
     def render(console: Console) -> None:
         console.print(Text.assemble((plan.collection, "bold"), " from ", line(plan.source)))
         if plan.changes_nothing:
             console.print(f"  Nothing would change: {plan.unchanged:,} documents are as they were.")
+        if plan.rebuild:
+            console.print("  Would be built anew, and searched as it is until that is done, because of")
+        for field, (stored, given) in plan.rebuild.items():
+            console.print(Text.assemble("    ", (field, "yellow"), line(f": {_value(stored)} → {_value(given)}")))
+        moved = [f"{old} → {new}" for old, new in plan.moved]
         for verb, style, names in (
-            ("add", "green", plan.added),
+            ("add", "green", () if plan.rebuild else plan.added),  # all of the source, when it is built anew
             ("change", "yellow", plan.changed),
+            ("move", "cyan", moved),
             ("delete", "red", plan.deleted),
         ):
-            for name in names[:_LISTED]:
-                console.print(Text.assemble("  ", (f"{verb:<7}", style), line(name)))
-            if len(names) > _LISTED:
-                console.print(Text(f"  {verb:<7}… and {len(names) - _LISTED:,} more", style="dim"))
-        counts = {"add": len(plan.added), "change": len(plan.changed), "delete": len(plan.deleted)}
-        console.print("  documents  ", counted(counts | {"unchanged": plan.unchanged}))
+            _named(console, verb, style, names)
+        counts = {
+            "add": len(plan.added),
+            "change": len(plan.changed),
+            "move": len(plan.moved),
+            "delete": len(plan.deleted),
+            "unchanged": plan.unchanged,
+        }
+        console.print("  documents  ", counted(counts))
         if plan.chunks_to_embed is not None:
             needed = f"  to embed    {plan.chunks_to_embed:,} chunks"
             needed += f", {plan.tokens_to_embed:,} tokens" if plan.tokens_to_embed is not None else ""
             needed += f", about {plan.seconds_to_embed:,.0f} s" if plan.seconds_to_embed is not None else ""
             console.print(needed)
+        if refused is not None:
+            console.print(Padding(Text(f"`index` would refuse: {paragraphs(refused)}", style="red"), (0, 0, 0, 2)))
         _quarantine(console, plan.quarantined)
 
     return render
@@ -129,48 +149,6 @@ def layers_text(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers)) if layers else "none (re-routing is off)"
 
 
-def states(found: Sequence[CollectionStatus]) -> Render:
-    """Show what a store holds."""
-
-    def render(console: Console) -> None:
-        if not found:
-            console.print("This store holds no collections; make one with `kvembed index SOURCE -c NAME`.")
-            return
-        for state in found:
-            _state(console, state)
-        if len(found) == 1:
-            console.print(f"  fingerprint {found[0].fingerprint}")
-            _quarantine(console, found[0].quarantined)
-
-    return render
-
-
-def _state(console: Console, state: CollectionStatus) -> None:
-    """Print lines, not a table: one with these columns would break words at 80 characters."""
-    layers = state.encoder["layers"]
-    numbers = [int(str(layer)) for layer in layers] if isinstance(layers, list | tuple) else []
-    holds = f"{state.documents:,} documents, {state.chunks:,} chunks"
-    quarantined = f", {len(state.quarantined):,} quarantined" if state.quarantined else ""
-    changed = state.changed_at.replace("T", " ")[:16] or "never"
-    console.print(Text(line(state.collection), style="bold"))
-    console.print(Text.assemble("  holds       ", holds, (quarantined, "yellow")))
-    console.print(Text(f"  encoder     {line(str(state.encoder['model']))}, layers {layers_text(numbers)}"))
-    console.print(Text.assemble("  changed     ", changed, (", interrupted" if state.interrupted else "", "yellow")))
-
-
-def verification(name: str, checked: VerifyReport) -> Render:
-    """Say what a check found."""
-
-    def render(console: Console) -> None:
-        sentence = f"{name}: {checked.documents:,} documents, {checked.chunks:,} chunks, "
-        sentence += f"{checked.canaries} canaries within {checked.canary_difference:.1e}"
-        console.print(Text.assemble(sentence + " ", ("ok", "bold green") if checked.ok else ("not ok", "bold red")))
-        for problem in checked.problems:
-            console.print(Text(f"  {line(problem)}", style="red"))
-
-    return render
-
-
 def records_table(title: str, rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> Render:
     """Show records as a table.
 
@@ -197,8 +175,28 @@ def _quarantine(console: Console, quarantined: Sequence[QuarantinedDocument]) ->
         return
     rows = [{"id": found.document_id, "stage": found.stage, "reason": found.reason} for found in quarantined[:_LISTED]]
     more = "" if len(quarantined) <= _LISTED else f", the first {_LISTED}"
-    title = f"Quarantined: {len(quarantined):,}{more} (tried again when they change)"
+    title = f"Quarantined: {len(quarantined):,}{more} (tried again when they change, or by --retry-quarantined)"
     records_table(title, rows, {"id": "document", "stage": "stage", "reason": "reason"})(console)
+
+
+def _rebuilt(console: Console, report: IngestReport) -> None:
+    console.print(Text(f"  Built anew: the name stands for {line(report.physical)} now.", style="bold"))
+    if report.replaced is not None:
+        way = f"`kvembed rollback {line(quote(report.collection))}` returns to it, `kvembed prune` removes it"
+        console.print(Padding(Text(f"{line(report.replaced)} is kept: {way}."), (0, 0, 0, 2)))
+
+
+def _named(console: Console, verb: str, style: str, names: Sequence[str]) -> None:
+    for name in names[:_LISTED]:
+        console.print(Text.assemble("  ", (f"{verb:<7}", style), line(name)))
+    if len(names) > _LISTED:
+        console.print(Text(f"  {verb:<7}… and {len(names) - _LISTED:,} more", style="dim"))
+
+
+def _value(value: object) -> str:
+    """Show the value of a field, and of a hash its beginning."""
+    text = "none" if value in (None, [], ()) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{text[:12]}…" if len(text) == _HASH and text.isalnum() else text
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pipelines.collection import get_collection
+from pipelines.collection import get_collection, load_collection
 from pipelines.errors import CollectionNotFoundError, StoreError
 from pipelines.matching import MatchingEncoders
 from pipelines.physical import collections, resolve
@@ -72,6 +72,9 @@ class OpenCollection:
     points from there. The first request after a change loads the new encoder, and needs memory for both models;
     requests wait for it. The one before stays loaded for a rollback. Several threads may ask at once.
 
+    What a server is told of quantized vectors per search is read when a generation is first seen; after a change of
+    storage alone, open the name anew.
+
     `physical`, `manifest`, `encoder`, `embeddings` and `vector_store` each look anew, like any request. Take those
     that have to agree, such as vectors and the points to compare them with, from one `pinned()`.
 
@@ -97,7 +100,7 @@ class OpenCollection:
         Raises:
             TerminalError: as `open_collection`.
         """
-        physical = resolve(self._store, self.name)
+        physical = resolve(self._store, self.name) or self.name  # an adopted collection has no alias
         current = self._pinned
         if current is not None and current.physical == physical:
             return current
@@ -206,12 +209,14 @@ class OpenCollection:
 
 def _collection_now(store: Store, name: str) -> Collection:
     """Read the manifest behind a name, once more if the collection is removed between look and read."""
-    physical: str | None = None
+    physical = None
     for _ in range(2):
         physical = resolve(store, name)
+        if physical is None:
+            return get_collection(store, name)  # an adopted one has no alias; or there is none
         try:
-            return get_collection(store, name)
+            return load_collection(store, name, physical)
         except (StoreError, ValueError):  # embedded Qdrant has a ValueError for it, a server a 404
-            if physical is None or physical in collections(store):
+            if physical in collections(store):
                 raise
     raise CollectionNotFoundError(name, gone=physical)

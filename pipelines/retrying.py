@@ -96,7 +96,7 @@ class Retrying:
                 if repeated >= self.policy.retries or left <= 0 or asked > left:
                     raise
                 pause = min(asked + self._pause(repeated), left)
-                _log.info("%s; attempt %d follows in %.1f s", error, repeated + 2, pause)
+                _log.warning("%s; attempt %d follows in %.1f s", error, repeated + 2, pause)
             self._sleep(pause)
             repeated += 1
 

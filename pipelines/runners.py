@@ -11,6 +11,8 @@ from pipelines.errors import TerminalError
 if TYPE_CHECKING:
     from kvembed.config import JSON as ConfigValue
     from pipelines.chunking import ChunkingConfig
+    from pipelines.errors import JSON
+    from pipelines.options import Delete
     from pipelines.report import IngestReport, Progress
 
 GROUP = "kvembed.runners"
@@ -30,12 +32,16 @@ class Runner(Protocol):
         layers: Literal["auto"] | tuple[int, ...] = "auto",
         encoder: Mapping[str, ConfigValue] | None = None,
         chunking: ChunkingConfig | None = None,
-        delete: Literal["guarded", "all", "none"] = "guarded",
+        delete: Delete = "guarded",
+        options: Mapping[str, JSON] | None = None,
         fields: Mapping[str, str | None] | None = None,
         device: str | None = None,
         progress: Progress | None = None,
     ) -> IngestReport:
-        """Index a source and report; `encoder` holds further fields of `EncoderConfig`."""
+        """Index a source and report.
+
+        `encoder` holds further fields of `EncoderConfig`, `options` further fields of `IngestOptions`.
+        """
 
 
 def find_runner(name: str = "flow") -> Runner:

@@ -1,4 +1,4 @@
-"""Where a text divides before any token is counted: sections, their headings, and blocks."""
+"""Where a text divides before any token is counted: sections and their headings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from pipelines.documents import Heading
 
 DEEPEST_SECTION = 6
 """Deeper headings, such as the pages of a PDF, say where a chunk is and do not end one."""
-
-_BOUNDARIES = (re.compile(r"\n[ \t\r]*\n"), re.compile(r"\n"), re.compile(r"\s"))
-"""Where a block may end, best first."""
 
 _RULE = r"[ \t]*([^\w\s])\{}+[ \t]*"
 _NEWLINE = r"(?:\r\n|\r|\n)"
@@ -73,18 +70,6 @@ def packed_sections(text: str, headings: tuple[Heading, ...], fits: Callable[[st
         first = last
 
 
-def blocks(text: str, start: int, end: int, longest: int) -> Iterator[tuple[int, int]]:
-    """Yield spans of at most `longest` characters that together are `text[start:end]`.
-
-    Each ends where a text may end, if it can.
-    """
-    while end - start > longest:
-        cut = _block_end(text, start + longest // 2, start + longest)
-        yield start, cut
-        start = cut
-    yield start, end
-
-
 def _sections(text: str, headings: tuple[Heading, ...]) -> Iterator[Section]:
     marks = [heading for heading in headings if heading.level <= DEEPEST_SECTION]
     starts = [0, *(heading.start for heading in marks), len(text)]
@@ -93,10 +78,3 @@ def _sections(text: str, headings: tuple[Heading, ...]) -> Iterator[Section]:
         heading = _HEADING.match(text, start, end) if level else None
         if start < end:
             yield Section(start, end, heading.end() if heading else start, level)
-
-
-def _block_end(text: str, earliest: int, latest: int) -> int:
-    for boundary in _BOUNDARIES:
-        if ends := [found.end() for found in boundary.finditer(text, earliest, latest)]:
-            return ends[-1]
-    return latest

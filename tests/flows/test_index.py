@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import get_current_settings, temporary_settings
 
 import kvembed
 import pipelines
 from flows import index, index_corpus, run_index
+from flows.index import IndexOptions
 from flows.local_api import prefect_api
-from pipelines import ChunkingConfig, IngestReport
-from pipelines.errors import SourceError, StoreUnavailableError, TransientError
+from pipelines import ChunkingConfig, DeletionGuard, IngestReport
+from pipelines.errors import CollectionBusyError, LeaseLostError, SourceError, StoreUnavailableError, TransientError
+from pipelines.options import IngestOptions
+from pipelines.storage import StorageConfig
 
 
 @pytest.fixture
@@ -93,9 +99,14 @@ def attempts_of(monkeypatch, errors):
 
 
 def test_run_index_transient_error_is_tried_again(api, monkeypatch):
-    calls = attempts_of(monkeypatch, [StoreUnavailableError("no answer"), StoreUnavailableError("no answer")])
+    passing = [
+        StoreUnavailableError("no answer"),
+        CollectionBusyError("retried", "a run on another machine"),
+        LeaseLostError("retried", "a run on another machine"),
+    ]
+    calls = attempts_of(monkeypatch, passing)
     assert run_index("docs", "http://qdrant", "retried", "kvembed/demo") is REPORT
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
 def test_run_index_terminal_error_fails_at_once_with_its_message(api, monkeypatch):
@@ -115,15 +126,66 @@ def test_ingest_source_encoder_fields_reach_the_encoder(monkeypatch):
     seen = []
     monkeypatch.setattr(kvembed, "KVEncoder", lambda config, device: seen.append((config, device)))
     index.ingest_source.fn(
-        "s", "st", "n", "m", (2, 3), {"prefix_bias": 0.5, "layers": "auto"}, None, "all", None, "cpu"
+        "s", "st", "n", "m", (2, 3), {"prefix_bias": 0.5, "layers": "auto"}, None, "all", IndexOptions(), None, "cpu"
     )
     ((config, device),) = seen
     assert (config.model, config.layers, config.prefix_bias, device) == ("m", (2, 3), 0.5, "cpu")
 
 
+def test_run_index_options_reach_ingest(api, monkeypatch):
+    given = {}
+    monkeypatch.setattr(pipelines, "ingest", lambda *args, **kwargs: given.update(kwargs) or REPORT)
+    monkeypatch.setattr(pipelines, "open_source", lambda source, **fields: source)
+    monkeypatch.setattr(kvembed, "KVEncoder", lambda config, device: None)
+    options = {
+        "guard": {"share": 0.5, "count": 7},
+        "on_change": "refuse",
+        "wait": 3,
+        "retry_quarantined": True,
+        "max_quarantined": 4,
+        "adopt": True,
+        "storage": {"on_disk": True, "quantization": "scalar"},
+    }
+    run_index("docs", "store", "optional", "kvembed/demo", delete="all", options=options)
+    assert {name: given[name] for name in (*options, "delete")} == {
+        **options,
+        "delete": "all",
+        "guard": DeletionGuard(share=0.5, count=7),
+        "storage": StorageConfig(on_disk=True, quantization="scalar"),
+    }
+    recorded = recorded_run("optional").parameters["options"]
+    assert recorded["guard"] == {"free": 5, "share": 0.5, "count": 7}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"waiting": 3}, "waiting"),
+        ({"guard": {"part": 0.5}}, "part"),
+        ({"guard": {"share": 20}}, "share is from 0 to 1"),
+        ({"on_change": "ask"}, "'rebuild' or 'refuse'"),
+        ({"max_quarantined": -1}, "greater than or equal to 0"),
+        ({"storage": {"quantization": "heavy"}}, "'none', 'scalar' or 'binary'"),
+    ],
+)
+def test_index_corpus_wrong_option_is_refused_before_the_run(api, monkeypatch, options, words):
+    """A deployment's parameters are JSON that nobody has looked at: a misspelt guard must not become the default."""
+    calls = attempts_of(monkeypatch, [])
+    with pytest.raises((ValueError, ParameterTypeError), match=re.escape(words)):
+        index_corpus(source="docs", store="store", name="wrong", model="kvembed/demo", options=options)
+    assert calls == []
+
+
+def test_index_options_are_those_of_ingest():
+    """Two lists of options drift apart unless something compares them."""
+    ours = {name: field.get_default() for name, field in IndexOptions.model_fields.items()}
+    theirs = asdict(IngestOptions()) | {"guard": DeletionGuard()}
+    assert ours == {name: value for name, value in theirs.items() if name != "delete"}
+
+
 def test_index_corpus_parameters_are_json_in_their_schema():
     properties = index_corpus.parameters.properties
-    assert set(properties) >= {"source", "store", "name", "model", "layers", "delete"}
+    assert set(properties) >= {"source", "store", "name", "model", "layers", "delete", "options"}
     assert json.loads(json.dumps(properties)) == properties
 
 
@@ -154,6 +216,7 @@ def test_prefect_api_own_settings_send_no_telemetry_and_wait_two_minutes(tmp_pat
     """Away from this repository, whose pyproject.toml says the same and would hide what is missing in the code."""
     script = """
 from pathlib import Path
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import get_current_settings, temporary_settings
 from flows.local_api import _own_settings
 before = get_current_settings().server

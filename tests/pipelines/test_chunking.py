@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
+from statistics import fmean
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,6 +17,8 @@ from pipelines.chunking import Chunker, ChunkingConfig
 from pipelines.documents import Document, Heading
 from pipelines.errors import ChunkingError, TerminalError
 from pipelines.parsing import parse
+from tests.pipelines.fake_encoder import FakeEncoder
+from tests.pipelines.prose import EDITS, LAYOUTS, prose
 
 SAMPLE = (
     "Documents become chunks, chunks become vectors. <|end|> naïve café 東京 שלום 🙂 12345 def f(x):\n    return x\n"
@@ -57,6 +62,7 @@ class Budget:
 
 
 BUDGETS = {"byte-level": Budget(byte_level()), "byte-fallback": Budget(byte_fallback())}
+WORDS = Budget(FakeEncoder().tokenizer)
 
 
 @pytest.fixture(params=BUDGETS)
@@ -218,6 +224,47 @@ def test_budget_too_small_for_any_content_is_an_error(budget):
     with pytest.raises(ChunkingError, match=r"room for 7 content tokens .*at least 8; raise EncoderConfig.max_length"):
         Chunker(ChunkingConfig(), Budget(budget.tokenizer, document_budget=7))
     assert issubclass(ChunkingError, TerminalError)
+
+
+def cut_words(text):
+    """Cut text as Markdown into chunks of at most 40 words and signs, some 200 of them here."""
+    parsed = parse(text.encode(), ".md")
+    return cut(text, WORDS, format=parsed.format, headings=parsed.headings, max_tokens=40)
+
+
+def to_embed(before, after):
+    """Count the chunks of a new form that the old one has not."""
+    return sum(
+        (Counter(chunk.content_hash for chunk in after) - Counter(chunk.content_hash for chunk in before)).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "mean", "most"), [("headings", 9, 30), ("paragraphs", 2.2, 10), ("lines", 2.2, 10), ("sentences", 9, 30)]
+)
+def test_chunks_far_from_an_edit_stay_as_they_are(layout, mean, most):
+    """With blocks that end at a distance from their start, every layout breaks its bounds: to 23, 3, 6 and 45."""
+    text = prose(1, 6500, layout)
+    before = cut_words(text)
+    assert 200 <= len(before) <= 250
+    changed = [to_embed(before, cut_words(edit(text, Random(seed)))) for edit in EDITS.values() for seed in range(8)]
+    assert fmean(changed) <= mean, sorted(changed)
+    assert max(changed) <= most, sorted(changed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layout=st.sampled_from(list(LAYOUTS)),
+    edits=st.lists(st.tuples(st.sampled_from(list(EDITS)), st.integers(0, 10**6)), min_size=1, max_size=3),
+)
+def test_chunks_of_an_edited_text_are_exact_and_mostly_those_of_before(layout, edits):
+    text = edited = prose(2, 6500, layout)
+    for name, seed in edits:
+        edited = EDITS[name](edited, Random(seed))
+    before, after = cut_words(text), cut_words(edited)
+    assert_exact(edited, after, WORDS, 40)
+    assert uncovered(edited, after) == ""
+    assert to_embed(before, after) <= 40 * len(edits)
 
 
 SECTIONS = "intro " * 30 + "\n\n# A\n\n" + "a " * 60 + "\n\n### B\n\n" + "b " * 60 + "\n\n## C\n\n" + "c " * 60

@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +19,8 @@ import pytest
 from kvembed import KVEncoder
 from pipelines import ChunkingConfig, runners
 from pipelines.cli_encoder import CuttingChoice, EncoderChoice
-from pipelines.manifest import make_manifest
+from pipelines.errors import JSON
+from pipelines.manifest import Manifest
 from pipelines.physical import resolve
 from pipelines.store import open_store
 from tests.conftest import random_llama, save_model
@@ -38,7 +41,9 @@ def test_help_imports_neither_torch_nor_qdrant():
     assert done.stderr.strip() == "set()"
     assert all(
         command in done.stdout
-        for command in ("index", "plan", "search", "status", "verify", "layers", "evaluate", "demo")
+        for command in (
+            *("index", "plan", "search", "status", "verify", "rollback", "prune", "layers", "evaluate", "demo"),
+        )
     )
 
 
@@ -103,10 +108,15 @@ def test_index_again_without_model_embeds_nothing(kvembed: Command, handbook: Pa
 
 def test_index_other_prefix_bias_names_both_values(kvembed: Command, handbook: Path, tiny_model_dir: Path):
     kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
-    refused = kvembed("index", handbook, "-c", "hb", "--prefix-bias", "2", "--json")
+    refused = kvembed("index", handbook, "-c", "hb", "--prefix-bias", "2", "--on-change", "refuse", "--json")
     assert refused.code == 1
     assert refused.json["error"]["type"] == "EncoderMismatchError"
     assert "prefix_bias: stored 1.0, given 2.0" in refused.json["error"]["message"]
+
+
+def manifest_of(encoder: KVEncoder, chunking: Mapping[str, JSON]) -> Manifest:
+    identity = cast("Mapping[str, JSON]", encoder.identity())
+    return Manifest("hb", identity, encoder.fingerprint, encoder.dimension, chunking, (), "test", "now")
 
 
 def test_other_model_without_layers_chooses_its_own(tiny_model_dir: Path, tmp_path: Path, tiny_encoder: KVEncoder):
@@ -114,7 +124,7 @@ def test_other_model_without_layers_chooses_its_own(tiny_model_dir: Path, tmp_pa
     other = save_model(random_llama(layers=2, seed=1), tmp_path / "other")
     moved = shutil.copytree(tiny_model_dir, tmp_path / "moved")
     stored = replace(tiny_encoder.config, layers=(3,), pooling="mean")
-    manifest = make_manifest("hb", KVEncoder(stored, device="cpu"), {}, None)
+    manifest = manifest_of(KVEncoder(stored, device="cpu"), {})
     chosen = {
         "same": EncoderChoice(model=str(tiny_model_dir)).config(manifest),
         "moved": EncoderChoice(model=str(moved)).config(manifest),
@@ -132,7 +142,7 @@ def test_other_model_without_layers_chooses_its_own(tiny_model_dir: Path, tmp_pa
 
 def test_cutting_not_given_is_the_collection_s(tiny_encoder: KVEncoder):
     stored = ChunkingConfig(max_tokens=100, overlap_tokens=7, context="none")
-    manifest = make_manifest("hb", tiny_encoder, stored.to_dict(), None)
+    manifest = manifest_of(tiny_encoder, stored.to_dict())
     assert CuttingChoice().config(manifest) == stored
     assert CuttingChoice(overlap_tokens=0).config(manifest) == replace(stored, overlap_tokens=0)
     assert CuttingChoice(context="title", max_tokens=64).config() == ChunkingConfig(max_tokens=64)
@@ -255,7 +265,8 @@ def test_index_through_flow_hands_everything_on(
 
     monkeypatch.setattr("pipelines.cli_index.find_runner", lambda: runner)
     kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1,2", "--prefix-bias", "0.5",
-            "--flow", "--delete", "none", "--device", "cpu", "--max-tokens", "33")  # fmt: skip
+            "--flow", "--delete", "none", "--device", "cpu", "--max-tokens", "33", "--delete-share", "0.5",
+            "--wait", "7", "--max-quarantined", "4", "--on-disk", "--on-change", "refuse")  # fmt: skip
     assert given["source"] == str(handbook)
     assert given["store"] == "./.kvembed"
     assert given["name"] == "hb"
@@ -264,6 +275,15 @@ def test_index_through_flow_hands_everything_on(
     assert given["encoder"]["prefix_bias"] == 0.5  # type: ignore[index]
     assert given["chunking"].max_tokens == 33  # type: ignore[attr-defined]
     assert given["delete"] == "none"
+    assert given["options"] == {
+        "guard": {"free": 5, "share": 0.5, "count": 100},
+        "on_change": "refuse",
+        "wait": 7.0,
+        "retry_quarantined": False,
+        "max_quarantined": 4,
+        "adopt": False,
+        "storage": {"on_disk": True, "quantization": "none", "tenant_field": None},
+    }
     assert given["device"] == "cpu"
 
 

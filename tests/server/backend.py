@@ -114,6 +114,14 @@ class Backend:
                 for call in self.calls
             )
 
+    def forget(self) -> None:
+        """Hold nothing, know of no call and plan no fault, as a new server."""
+        with self._lock:
+            for found in self.client.get_collections().collections:
+                self._delete_collection(found.name)
+            self.calls.clear()
+            self.faults.clear()
+
     def close(self) -> None:
         """Release the folder."""
         with self._lock:

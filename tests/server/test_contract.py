@@ -202,7 +202,7 @@ def test_served_large_points_arrive_in_requests_a_server_takes(
 
 def test_served_documents_with_large_metadata_are_indexed(served: Served) -> None:
     documents = [
-        Document(f"d{number}", f"word{number} of it.", f"{number}.txt", "", {"scan": "x" * 4_000_000})
+        Document(f"d{number}", f"word{number} of it.", f"{number}.txt", "", {"scan": "x" * 3_500_000})
         for number in range(5)
     ]
     with served.open() as store:

@@ -89,29 +89,34 @@ def test_every_read_that_goes_wrong_once_changes_nothing(
         check(double, store, clean)
 
 
-def test_one_write_whose_answer_is_lost_is_made_once_more(clean: dict[str, Any], calls: dict[bool, int]) -> None:
-    for number in range(calls[True]):
-        one_fault(number, "drop_after", number % 2 == 0, clean, calls)
+def test_one_write_whose_answer_is_lost_is_made_once_more(
+    double: Double, clean: dict[str, Any], calls: dict[bool, int]
+) -> None:
+    with double.store(grpc=False) as rest, double.store(grpc=True) as grpc:
+        for number in range(calls[True]):
+            one_fault(double, grpc if number % 2 else rest, number, "drop_after", clean, calls)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grpc", WAYS)
 @pytest.mark.parametrize("kind", [*TRANSIENT, *HARMLESS])
 def test_any_one_write_that_goes_wrong_is_made_once_more(
-    clean: dict[str, Any], calls: dict[bool, int], kind: Kind, grpc: bool
+    double: Double, clean: dict[str, Any], calls: dict[bool, int], kind: Kind, grpc: bool
 ) -> None:
-    for number in range(calls[True]):
-        one_fault(number, kind, grpc, clean, calls)
+    with double.store(grpc=grpc) as store:
+        for number in range(calls[True]):
+            one_fault(double, store, number, kind, clean, calls)
 
 
-def one_fault(number: int, kind: Kind, grpc: bool, clean: dict[str, Any], calls: dict[bool, int]) -> None:
-    with Double() as double, double.store(grpc=grpc) as store:
-        double.faults.at(number, kind, seconds=SECONDS.get(kind, 0.0))
-        run(store)
-        made = sum(double.backend.count(writes=writes) - calls[writes] for writes in (True, False))
-        assert made <= 2, f"{kind} at write {number}: {made} calls more"  # a creation also looks what is there
-        check(double, store, clean)
-        assert double.backend.bugs == []
+def one_fault(
+    double: Double, store: Store, number: int, kind: Kind, clean: dict[str, Any], calls: dict[bool, int]
+) -> None:
+    double.backend.forget()
+    double.faults.at(number, kind, seconds=SECONDS.get(kind, 0.0))
+    run(store)
+    made = sum(double.backend.count(writes=writes) - calls[writes] for writes in (True, False))
+    assert made <= 2, f"{kind} at write {number}: {made} calls more"  # a creation also looks what is there
+    check(double, store, clean)
 
 
 @pytest.mark.parametrize("grpc", WAYS)
@@ -129,11 +134,13 @@ def test_call_that_is_refused_is_made_once(double: Double, kind: Kind, grpc: boo
 
 
 def test_write_that_is_refused_ends_the_run_and_the_next_one_converges(
-    clean: dict[str, Any], calls: dict[bool, int]
+    double: Double, clean: dict[str, Any], calls: dict[bool, int]
 ) -> None:
     """One refusal is enough: had the call been made again, the run would have gone on."""
-    for number in range(calls[True]):
-        with Double() as double, double.store(grpc=number % 2 == 0) as store:
+    with double.store(grpc=False) as rest, double.store(grpc=True) as grpc:
+        for number in range(0, calls[True], 2):
+            store = grpc if number % 4 else rest
+            double.backend.forget()
             double.faults.at(number, PERMANENT[number % 3])
             with pytest.raises(StoreError):
                 run(store)
