@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -35,6 +35,8 @@ The splitter fills one chunk after the other, so an edit may move all chunks beh
 blocks would end that sooner, but each has a last chunk that is half empty. The splitter's time grows with the square
 of an unbroken run, such as base64, over the budget.
 """
+
+_RULES = "rules"
 
 _TITLE_SHARE = 4
 """A title takes at most one part in so many of the budget."""
@@ -66,6 +68,12 @@ class ChunkingConfig:
     """How much of a chunk's end the next one may repeat, at most."""
     context: Context = "title"
     """"title" puts the document's title before chunks that do not begin with it; "none" does not."""
+    rules: ClassVar[int] = 2
+    """Version of the rules by which this package cuts; rises when it cuts the same text elsewhere.
+
+    It is no choice, so it is no field: `to_dict` says it beside the fields, and a collection that says another
+    number, or none, which means 1, was cut otherwise and is filled anew.
+    """
 
     def __post_init__(self) -> None:
         if not _is_count(self.max_tokens) or self.max_tokens < MIN_TOKENS:
@@ -79,20 +87,22 @@ class ChunkingConfig:
             raise ChunkingError(f"context is {self.context!r}; legal are {', '.join(get_args(Context))}")
 
     def to_dict(self) -> dict[str, JSON]:
-        """Return all fields as JSON values; `from_dict` reads them back."""
-        return asdict(self)
+        """Return all fields and `rules` as JSON values; `from_dict` reads them back."""
+        return {**asdict(self), "rules": self.rules}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, JSON]) -> ChunkingConfig:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote, now or under older rules; the result cuts by those of today.
 
         Raises:
-            ChunkingError: an unknown field, or an illegal value.
+            ChunkingError: an unknown field, an illegal value, or rules of a newer version of this package.
         """
         known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(record) - set(known)):
+        values = {name: value for name, value in record.items() if name != _RULES}
+        if unknown := sorted(set(values) - set(known)):
             raise ChunkingError(f"unknown chunking fields {unknown}; legal are {known}")
-        return cls(**record)  # type: ignore[arg-type]
+        _check_rules(record.get(_RULES, 1), cls.rules)
+        return cls(**values)  # type: ignore[arg-type]
 
 
 class Chunker:
@@ -210,6 +220,15 @@ def _fitting(piece: str, start: int, size: Callable[[str], int], capacity: int) 
 def _begins_with(text: str, title: str) -> bool:
     """Tell whether a chunk's first line has the title, which then need not stand before it again."""
     return title in " ".join(text.partition("\n")[0].split())
+
+
+def _check_rules(value: JSON, newest: int) -> None:
+    if not _is_count(value) or value == 0:
+        raise ChunkingError(f"{_RULES} is {value!r}; it must be a whole number from 1 to {newest}")
+    if cast("int", value) > newest:
+        raise ChunkingError(
+            f"the documents were cut by rules {value!r} and this kvembed knows them up to {newest}; upgrade kvembed"
+        )
 
 
 def _is_count(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from pipelines.chunking import Chunker, ChunkingConfig
 from pipelines.documents import Document, Heading
 from pipelines.errors import ChunkingError, TerminalError
 from pipelines.parsing import parse
+from tests.golden.make_spans import SPANS_FILE, spans
 from tests.pipelines.fake_encoder import FakeEncoder
 from tests.pipelines.prose import EDITS, LAYOUTS, prose
 
@@ -349,6 +351,44 @@ def test_chunking_config_survives_its_dictionary():
     assert ChunkingConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ChunkingError, match=r"unknown chunking fields \['size'\]; legal are"):
         ChunkingConfig.from_dict({"size": 1})
+
+
+def test_chunking_config_says_its_rules_and_nobody_can_ask_for_others():
+    assert ChunkingConfig().to_dict()["rules"] == ChunkingConfig.rules
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rules'"):
+        ChunkingConfig(rules=1)
+
+
+@pytest.mark.parametrize("older", [{}, {"rules": 1}, {"rules": ChunkingConfig.rules}])
+def test_chunking_config_of_older_rules_keeps_its_choices_and_says_the_rules_of_today(older):
+    """A stored record without the number is of the first rules; `to_dict` then differs from it, so it is rebuilt."""
+    config = ChunkingConfig.from_dict({"max_tokens": 99, **older})
+    assert config == ChunkingConfig(max_tokens=99)
+    assert config.to_dict()["rules"] == ChunkingConfig.rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (ChunkingConfig.rules + 1, r"cut by rules 3 and this kvembed knows them up to 2; upgrade kvembed"),
+        (0, "rules is 0; it must be a whole number from 1 to 2"),
+        (True, "rules is True; it must be"),
+        ("2", "rules is '2'; it must be"),
+        (None, "rules is None; it must be"),
+    ],
+)
+def test_chunking_config_of_unknown_rules_is_refused(rules, message):
+    with pytest.raises(ChunkingError, match=message):
+        ChunkingConfig.from_dict({"rules": rules})
+
+
+def test_chunks_of_fixed_texts_end_where_the_rules_say():
+    """A splitter or a line of ours that cuts elsewhere would mix chunks of two kinds in collections that exist."""
+    golden = json.loads(SPANS_FILE.read_text())
+    assert golden["rules"] == ChunkingConfig.rules, "write the spans anew: python -m tests.golden.make_spans"
+    for case in golden["cases"]:
+        found = spans(case["name"], golden["texts"][case["name"]], case["tokenizer"], case["config"])
+        assert found == case["spans"], f"{case['name']} is cut elsewhere: raise ChunkingConfig.rules, and write anew"
 
 
 def test_chunks_given_to_the_encoder_are_never_truncated(make_encoder):
