@@ -15,6 +15,7 @@ from pipelines import (
     CollectionNotFoundError,
     DeletionGuardError,
     Document,
+    EncoderMismatchError,
     ForeignCollectionError,
     IngestReport,
     NoPreviousGenerationError,
@@ -438,3 +439,15 @@ def test_verify_knows_a_rebuilt_collection(make_encoder: Callable[..., Any], tmp
     assert checked.ok, checked.problems
     assert rollback(tmp_path / "store", "notes").replaced == report.physical
     assert verify(tmp_path / "store", "notes").ok
+
+
+def test_ingest_collection_cut_by_older_rules_is_rebuilt_unless_refused() -> None:
+    client = WatchedClient()
+    first = run(client, documents(3))
+    metadata = client.get_collection(first.physical).config.metadata
+    assert metadata is not None
+    del metadata["kvembed"]["chunking"]["rules"]  # as the versions before the number wrote it
+    client.update_collection(first.physical, metadata=metadata)
+    assert dict(plan(documents(3), client, "notes", FakeEncoder()).rebuild) == {"chunking.rules": (None, 2)}
+    with pytest.raises(EncoderMismatchError, match=r"chunking\.rules: stored None, given 2"):
+        run(client, documents(3), on_change="refuse")
