@@ -1,13 +1,14 @@
 """A process that runs out of room, at many moments of a run, and says what came of each.
 
-    python -m tests.faults.small_disk disk|limit empty|filled FOLDER STEP [FINE]
+    python -m tests.faults.small_disk disk|limit empty|filled|rebuilt FOLDER STEP [FINE]
 
 `disk` puts a small file system into FOLDER and fills it but for the room that a run shall have; nobody else sees it,
 and it ends with the process, which needs a name space for it (`unshare --user --map-root-user --mount`). `limit` lets
 no file in FOLDER grow beyond that room; the system then says what it says where a quota is used up. The first run has
 no room at all, each further one STEP bytes more, below the first STEP only FINE, until one has enough.
 
-One line of JSON per run.
+The runs write into an empty store, into one that holds an earlier edition, or into that with another encoder, which
+builds a new generation beside the old one. One line of JSON per run.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipelines import ingest, open_collection
-from pipelines.errors import PipelineError
+from pipelines.errors import EncoderMismatchError, PipelineError
 from pipelines.store import open_store
 from tests.faults.corpus import CHUNKING, edition
-from tests.pipelines.fake_encoder import FakeEncoder
+from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder
 from tests.pipelines.stores import contents
 
 DOCUMENTS = 14
 SIZE = 8 << 20
+FIRST, SECOND = FakeConfig(), FakeConfig(weights="weights-2")
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ class Moment:
     same: bool
 
 
-def build(store: Path, number: int) -> None:
-    ingest(edition(number)[:DOCUMENTS], store, "notes", FakeEncoder(), chunking=CHUNKING, delete="all")
+def build(store: Path, number: int, config: FakeConfig = FIRST) -> None:
+    ingest(edition(number)[:DOCUMENTS], store, "notes", FakeEncoder(config), chunking=CHUNKING, delete="all")
 
 
 def found_in(store: Path) -> dict[str, int]:
     """Search for everything; returns how many chunks of each document there are."""
-    with open_collection(store, "notes", encoder=FakeEncoder()) as opened:
+    try:
+        opened = open_collection(store, "notes", encoder=FakeEncoder(FIRST))
+    except EncoderMismatchError:
+        opened = open_collection(store, "notes", encoder=FakeEncoder(SECOND))
+    with opened:
         return dict(Counter(hit.document_id for hit in opened.search("a paragraph", limit=10_000)))
 
 
@@ -125,33 +131,36 @@ def rooms(step: int, fine: int) -> Iterator[int]:
     yield from range(step, SIZE, step)
 
 
-def run_out_of_room(store: Path, room: int, scarce: AbstractContextManager[None], clean: Any) -> Moment:
+def run_out_of_room(
+    store: Path, room: int, scarce: AbstractContextManager[None], config: FakeConfig, clean: Any
+) -> Moment:
     filled = store.exists()
     with scarce:
-        error, message = outcome(lambda: build(store, 1))
+        error, message = outcome(lambda: build(store, 1, config))
         refused, _ = outcome(lambda: found_in(store)) if filled else ("", "")
     found = found_in(store) if filled else {}
-    build(store, 1)
+    build(store, 1, config)
     return Moment(room, error, message, refused, found, described(store) == clean)
 
 
-def moment(kind: str, folder: Path, room: int, before: Path | None, clean: Any) -> Moment:
+def moment(kind: str, folder: Path, room: int, before: Path | None, config: FakeConfig, clean: Any) -> Moment:
     store = folder / "store"
     with file_system(folder) if kind == "disk" else cleared(store):
         if before is not None:
             shutil.copytree(before, store)
         scarce = full_but_for(folder, room) if kind == "disk" else files_up_to(room)
-        return run_out_of_room(store, room, scarce, clean)
+        return run_out_of_room(store, room, scarce, config, clean)
 
 
 def main(kind: str, start: str, folder: Path, step: int, fine: int) -> None:
+    config = SECOND if start == "rebuilt" else FIRST
     with TemporaryDirectory() as elsewhere:
         before, clean = Path(elsewhere) / "before", Path(elsewhere) / "clean"
         build(before, 0)
-        build(clean, 1)
+        build(clean, 1, config)
         wanted = described(clean)
         for room in rooms(step, fine):
-            found = moment(kind, folder, room, before if start == "filled" else None, wanted)
+            found = moment(kind, folder, room, None if start == "empty" else before, config, wanted)
             sys.stdout.write(json.dumps(asdict(found)) + "\n")
             if not found.error:
                 return

@@ -30,7 +30,8 @@ CHUNKS = 8
 OPEN = "from pipelines.cli import main; main()"
 
 UNCHANGED = {document.id for document in edition(0)[:DOCUMENTS] if document in edition(1)[:DOCUMENTS]}
-IN_BOTH = {document.id for document in edition(0)[:DOCUMENTS]} & {document.id for document in edition(1)[:DOCUMENTS]}
+BEFORE = {document.id for document in edition(0)[:DOCUMENTS]}
+IN_BOTH = BEFORE & {document.id for document in edition(1)[:DOCUMENTS]}
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +68,22 @@ def check(runs: list[dict[str, Any]], start: str) -> None:
     assert enough["error"] == ""
     for run in runs:
         assert run["same"], f"with {run['room']} bytes: one more run did not leave what a clean build leaves"
-        if start == "filled":
+        if start != "empty":
             whole = {document_id for document_id, chunks in run["found"].items() if chunks >= CHUNKS}
             assert whole >= UNCHANGED, f"with {run['room']} bytes: an unchanged document was lost"
             assert whole >= IN_BOTH, f"with {run['room']} bytes: a document was found in neither form"
+    if start == "rebuilt":
+        assert all(set(run["found"]) == BEFORE for run in failed), "the name was moved to what is not complete"
     if start == "filled":
         progress = [len(set(run["found"]) - IN_BOTH) for run in failed]
         assert len(set(progress)) > 2, "the room ended before or after the writing only"
 
 
-@pytest.mark.parametrize("start", ["empty", "filled"])
+@pytest.mark.parametrize("start", ["empty", "filled", "rebuilt"])
 def test_ingest_on_a_disk_that_fills_up_says_so_and_loses_nothing(
     tmp_path: Path, start: str, small_disks: None
 ) -> None:
-    runs = out_of_room("disk", start, tmp_path / "disk", 96 << 10, 16 << 10)
+    runs = out_of_room("disk", start, tmp_path / "disk", 128 << 10, 32 << 10)
     check(runs, start)
     for run in runs[:-1]:
         if "disk I/O error" not in run["message"]:
@@ -117,7 +120,7 @@ def test_index_on_a_full_disk_exits_with_one_message(tmp_path: Path, tiny_model_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["empty", "filled"])
+@pytest.mark.parametrize("start", ["empty", "filled", "rebuilt"])
 def test_ingest_on_a_disk_that_fills_up_at_any_page_loses_nothing(
     tmp_path: Path, start: str, small_disks: None
 ) -> None:

@@ -115,11 +115,12 @@ class Backend:
             )
 
     def forget(self) -> None:
-        """Hold nothing, know of no call and plan no fault, as a new server."""
+        """Hold nothing, know of no call, no fault and no bug, as a new server."""
         with self._lock:
             for found in self.client.get_collections().collections:
                 self._delete_collection(found.name)
             self.calls.clear()
+            self.bugs.clear()
             self.faults.clear()
 
     def close(self) -> None:

@@ -17,12 +17,19 @@ from pipelines.store_server import connect
 from tests.server.double import Double
 
 
-@pytest.fixture
-def double() -> Iterator[Double]:
-    """A server in this process; a fault of its own fails the test."""
+@pytest.fixture(scope="module")
+def listening() -> Iterator[Double]:
+    """One server for many tests: making one costs more than most of them."""
     with Double() as server:
         yield server
-        assert server.backend.bugs == []
+
+
+@pytest.fixture
+def double(listening: Double) -> Iterator[Double]:
+    """A server in this process that holds nothing; a bug of its own fails the test."""
+    listening.backend.forget()
+    yield listening
+    assert listening.backend.bugs == []
 
 
 @dataclass(frozen=True, slots=True)

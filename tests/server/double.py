@@ -117,6 +117,7 @@ class Double:
             api_key=self._key,
             timeout=timeout,
             check_compatibility=False,
+            verify=self._certificate is not None,  # or each client reads all authorities for a connection without TLS
         )
 
     def store(

@@ -199,15 +199,16 @@ def test_server_that_comes_back_is_waited_for(double: Double, clean: dict[str, A
 
 
 @pytest.mark.parametrize("grpc", WAYS)
-def test_server_that_answers_too_late_is_asked_again(double: Double, grpc: bool) -> None:
+def test_server_that_answers_too_late_is_asked_again(grpc: bool) -> None:
     """What it does meanwhile is done twice, which changes nothing."""
-    double.faults.at(0, "delay", seconds=1.3, method="upsert")
-    with Store(double.client(grpc=grpc, timeout=1), double.url, owned=True, retrying=impatient()) as store:
-        store.create("c", None, None)
-        point = models.PointStruct(id=1, vector={}, payload={"a": 1})
-        store.call(store.client.upsert, "c", points=[point], wait=True)
-        assert double.backend.count("upsert") == 2
-        assert store.call(store.client.count, "c").count == 1
+    with Double() as double:  # of its own, because it goes on after the test
+        double.faults.at(0, "delay", seconds=1.3, method="upsert")
+        with Store(double.client(grpc=grpc, timeout=1), double.url, owned=True, retrying=impatient()) as store:
+            store.create("c", None, None)
+            point = models.PointStruct(id=1, vector={}, payload={"a": 1})
+            store.call(store.client.upsert, "c", points=[point], wait=True)
+            assert double.backend.count("upsert") == 2
+            assert store.call(store.client.count, "c").count == 1
 
 
 def impatient() -> Retrying:

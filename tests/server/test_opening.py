@@ -186,7 +186,7 @@ def test_key_is_in_nothing_that_a_run_says_or_stores(
 
 def refusals(double: Double, url: str) -> Iterator[str]:
     """Everything that a failing call puts into its message and its traceback."""
-    for kind in ("denied", "bad_request", "unavailable", "busy", "drop_before", "internal"):
+    for kind in ("denied", "bad_request", "drop_before"):
         double.faults.always(kind)  # type: ignore[arg-type]
         for store in (None, url):
             with pytest.raises((StoreError, StoreUnavailableError)) as caught:
