@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -146,8 +147,8 @@ def _ingest(run: IngestRun) -> IngestReport:
         run.write(planned)
         if run.target.replaces is None:
             return run.report(planned)
-        replaced = run.target.replaces
-        return run.report(finish_rebuild(run), replaced=replaced)
+        last = replace(finish_rebuild(run), unchanged=planned.unchanged)  # the last pass finds all of them unchanged
+        return run.report(last, replaced=run.target.replaces)
 
 
 def _checked(run: IngestRun) -> IngestPlan:

@@ -107,6 +107,7 @@ def test_ingest_changed_pipeline_builds_a_new_generation_and_moves_the_name(
     assert (len(planned.added), planned.deleted) == (5, ())
     report = run(client, documents(5), config, chunking=chunking)
     assert (report.rebuilt, report.replaced) == (True, before)
+    assert (report.documents_added, report.documents_unchanged) == (5, 0)
     assert report.physical == physical(client) != before
     run(clean, documents(5), config, chunking=chunking)
     assert contents(client, "notes") == contents(clean, "notes")
