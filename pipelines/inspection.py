@@ -11,7 +11,6 @@ from qdrant_client import models
 
 from kvembed.config import fingerprint_of
 from pipelines.damage import committed_entries, examine, stray_points
-from pipelines.physical import collections
 from pipelines.point_store import PointStore
 from pipelines.reembedding import TOLERANCE, Drawn, PointSample, Reembedding, named_points, unit_vector
 
@@ -108,7 +107,7 @@ def inspect(
     found = Findings(tolerance=TOLERANCE[str(collection.manifest.encoder["dtype"])])
     found.manifest += _contradictions(store, collection, encoder)
     _embed_canaries(found, collection.manifest, encoder)
-    found.ledger_gone = collection.ledger.name not in collections(store)
+    found.ledger_gone = not collection.ledger.exists()
     run = None if found.ledger_gone else collection.ledger.run()
     found.in_flight = len(run.in_flight) if run else 0
     drawn = PointSample(0 if full else sample, f"{collection.physical} {run.generation if run else 0}")

@@ -63,11 +63,13 @@ class Repair:
         self._ledger = collection.ledger
         self._points = PointStore(store, collection.physical)
         self._reembedding = Reembedding(store, collection, encoder)
+        self._run = 0
 
     def mend(self, found: Findings) -> Mended:
         """Mend what was found, as far as the collection itself allows."""
         if found.ledger_gone:
             self._ledger.create()
+        self._run = self._ledger.run().generation + 1
         self._settle_strays(found.strays)
         self._mend_vectors(found)
         self._mark([*found.lacking, *found.altered])
@@ -92,7 +94,7 @@ class Repair:
                 for examined in examine(entries, self._points)
                 if not examined.whole or not examined.entry.payload_hash
             ]
-            self._ledger.put([replace(entry, settled=False) for entry in broken if entry.settled])
+            self._put([replace(entry, settled=False) for entry in broken if entry.settled])
             self.done.marked |= {entry.document_id for entry in broken}
 
     def _own(self, examined: Examined) -> LedgerEntry:
@@ -101,7 +103,7 @@ class Repair:
             return examined.entry
         mine = tuple(point for point in examined.entry.point_ids if point not in examined.foreign)
         entry = replace(examined.entry, point_ids=mine)
-        self._ledger.put([entry])
+        self._put([entry])
         self.done.restored.add(entry.document_id)
         return entry
 
@@ -138,10 +140,15 @@ class Repair:
         source = str(metadata_of(payloads[strays[0]]).get("source", ""))
         entry = owner.entry if owner else LedgerEntry(document_id, source, UNKNOWN)
         written = not absent and payload_hash(payload_digest(payloads[point]) for point in order) == entry.payload_hash
-        self._ledger.put([replace(entry, point_ids=(*order, *absent), settled=written)])
+        self._put([replace(entry, point_ids=(*order, *absent), settled=written)])
         self.done.restored.add(document_id)
         if not written:
             self.done.marked.add(document_id)
+
+    def _put(self, entries: list[LedgerEntry]) -> None:
+        """Write entries as a run after the last one would, so that no late request of that one overwrites them."""
+        latest = max((entry.generation for entry in entries), default=0)  # higher only where it was altered
+        self._ledger.put([replace(entry, generation=self._run) for entry in entries], max(self._run, latest))
 
 
 def _may_be_ours(point: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import TransientError
 from pipelines.inspection import Findings, inspect
+from pipelines.lease import write_lease
 from pipelines.ledger import Ledger
 from pipelines.physical import resolve
 from pipelines.repair import Mended, Repair
@@ -177,8 +178,6 @@ def _repaired(
     store: Store, collection: Collection, encoder: KVEncoder, seen: Findings, full: bool, wait: float
 ) -> tuple[Findings, Mended]:
     """Look again, now that nobody else writes, and mend what is wrong."""
-    from pipelines.lease import write_lease
-
     with write_lease(store, collection.name, wait) as lease:
         if resolve(lease.store, collection.name) != collection.physical:
             raise TransientError(f"collection {collection.name!r} was rebuilt meanwhile; verify it again")

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from qdrant_client import models
 
-from pipelines import points
 from pipelines.points import INDEXED_FIELDS
-from pipelines.storage import CHUNK_KEYS, StorageConfig, payload_indexes
+from pipelines.storage import StorageConfig, payload_indexes
 
 
 def test_storage_default_is_what_a_collection_without_one_has() -> None:
@@ -85,7 +84,3 @@ def test_storage_that_no_server_takes_is_refused(given: dict[str, Any], said: st
 def test_storage_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         StorageConfig().on_disk = True  # type: ignore[misc]
-
-
-def test_chunk_keys_are_those_a_payload_keeps_for_itself() -> None:
-    assert CHUNK_KEYS == points._RESERVED
