@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from pipelines.documents import Document, RejectedDocument, printable
 from pipelines.errors import SourceError
+from pipelines.file_state import FileChangedError, unchanged
 from pipelines.records import FieldNames, Place, Row, check_fields, document_of, rejected_record
 
 _BATCH_ROWS = 256
@@ -41,7 +42,8 @@ class JsonlSource:
         """Read line by line; a line that is no record is rejected with its number.
 
         Raises:
-            SourceError: the file cannot be read to its end, has no records, or lacks a needed field in every line.
+            SourceError: the file cannot be read to its end, changes meanwhile, has no records, or lacks a needed field
+                in every line.
         """
         self._check()
         name = printable(self._path.name)
@@ -70,12 +72,15 @@ class JsonlSource:
 
     def _rows(self) -> Iterator[Numbered]:
         try:
-            with self._open() as lines:
+            with unchanged(self._path), self._open() as lines:
                 yield from (
                     (number, line, _record(line, first=number == 1))
                     for number, line in enumerate(lines, start=1)
                     if line.strip()
                 )
+        except FileChangedError as error:
+            # One that is written anew from its start has fewer lines for a while.
+            raise SourceError(f"{self.description} {error}; what was indexed stays, nothing is deleted") from None
         except _READ_ERRORS as error:
             raise SourceError(
                 f"{self.description} cannot be read to its end: {error}; "
@@ -99,7 +104,7 @@ class ParquetSource:
         """Read row by row.
 
         Raises:
-            SourceError: not a Parquet file, damaged, without rows, or without a needed column.
+            SourceError: not a Parquet file, damaged, changed meanwhile, without rows, or without a needed column.
         """
         number = 0
         for number, row in enumerate(self._rows(), start=1):
@@ -113,10 +118,12 @@ class ParquetSource:
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(self._path) as table:
+            with unchanged(self._path), parquet.ParquetFile(self._path) as table:
                 check_fields(self._fields, table.schema_arrow.names, self.description)
                 for batch in table.iter_batches(batch_size=_BATCH_ROWS):
                     yield from batch.to_pylist()
+        except FileChangedError as error:
+            raise SourceError(f"{self.description} {error}; what was indexed stays, nothing is deleted") from None
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"{self.description} cannot be read as Parquet: {error}; write the file again") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.documents import Document, RejectedDocument, Stage, printable
 from pipelines.errors import SourceError
+from pipelines.file_state import FileChangedError, read_whole
 from pipelines.parsed import ParseError
 from pipelines.parsing import CODE_SUFFIXES, SUPPORTED_SUFFIXES, parse
 
@@ -122,7 +123,9 @@ def _reason_to_skip(entry: os.DirEntry[str]) -> str:
 
 def _read(path: Path, name: str) -> Document | RejectedDocument:
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
+    except FileChangedError as error:
+        return _rejected(name, b"", "read", str(error))
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}; make it readable or remove it"
         return _rejected(name, b"", "read", reason)

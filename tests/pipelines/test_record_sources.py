@@ -179,6 +179,32 @@ def test_jsonl_compressed_is_read_and_cut_off_is_an_error(tmp_path, suffix, comp
         read(path)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("change", ["longer", "emptied", "replaced", "gone"])
+def test_file_of_records_that_changes_while_it_is_read_is_an_error(tmp_path, suffix, change):
+    """One that is written anew has fewer records for a while, and they would count as deleted."""
+    path = tmp_path / f"corpus{suffix}"
+    if suffix == ".jsonl":
+        jsonl(path, *[{"id": number, "text": "x" * 1000} for number in range(1000)])
+    else:
+        table(path, id=list(range(1000)), text=["x" * 1000] * 1000)
+    documents = open_source(path).documents()
+    next(documents)
+    if change == "longer":
+        with path.open("ab") as file:
+            file.write(b"\n")
+    elif change == "emptied":
+        path.write_bytes(b"")
+    elif change == "replaced":
+        copy = tmp_path / "copy"
+        copy.write_bytes(path.read_bytes())
+        copy.rename(path)
+    else:
+        path.unlink()
+    with pytest.raises(SourceError):
+        list(documents)
+
+
 @pytest.mark.alone
 def test_jsonl_memory_does_not_grow_with_the_file(path):
     with path.open("wb") as file:

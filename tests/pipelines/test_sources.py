@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import source_files
+from pipelines import file_state, source_files
 from pipelines.documents import Document, RejectedDocument
 from pipelines.errors import SourceError, TerminalError
 from pipelines.sources import MemorySource, Source, open_source
@@ -125,6 +125,72 @@ def test_folder_unreadable_file_is_rejected_and_the_rest_goes_on(folder, monkeyp
     assert rejections(source)["a/a.txt"][0] == "read"
     assert "Permission denied" in rejections(source)["a/a.txt"][1]
     assert len(ids(source)) == 6
+
+
+def change_while_read(monkeypatch, name, times, content=b"xx"):
+    """Write into a file just after each of its first readings, as its owner might."""
+    read_bytes = Path.read_bytes
+    left = [times]
+
+    def read(path):
+        data = read_bytes(path)
+        if path.name == name and left[0]:
+            left[0] -= 1
+            path.write_bytes(data + content)
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(file_state, "sleep", lambda seconds: None)
+
+
+def test_folder_file_that_changes_while_it_is_read_is_read_again(folder, monkeypatch):
+    change_while_read(monkeypatch, "a.txt", times=2)
+    (document,) = [found for found in open_source(folder).documents() if found.id == "a/a.txt"]
+    assert document.text == "aaxxxx"
+
+
+def test_folder_file_that_goes_on_changing_is_rejected_and_the_rest_goes_on(folder, monkeypatch):
+    change_while_read(monkeypatch, "a.txt", times=100)
+    source = open_source(folder)
+    reason = "changed during each of 4 readings; run again when nobody writes it"
+    assert rejections(source) == {"a/a.txt": ("read", reason)}
+    assert len(ids(source)) == 6
+
+
+@pytest.mark.parametrize("change", ["rename", "same size"])
+def test_folder_file_replaced_while_it_is_read_is_read_again(folder, monkeypatch, change):
+    """Neither another file of the same size and time, nor another content of the same size, goes unseen."""
+    path = folder / "b.txt"
+    os.utime(path, ns=(10**18, 10**18))
+    read_bytes = Path.read_bytes
+
+    def read(found):
+        data = read_bytes(found)
+        if found == path and data == b"b":
+            new = folder / "new" if change == "rename" else path
+            new.write_bytes(b"c")
+            if change == "rename":
+                os.utime(new, ns=(10**18, 10**18))
+                new.rename(path)
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert {found.id: found.text for found in open_source(folder).documents()}["b.txt"] == "c"
+
+
+def test_file_that_goes_on_changing_is_an_error(folder, monkeypatch):
+    change_while_read(monkeypatch, "b.txt", times=100)
+    with pytest.raises(SourceError, match=r"b\.txt changed during each of 4 readings; run again"):
+        ids(open_source(folder / "b.txt"))
+
+
+def test_folder_file_that_vanishes_after_the_listing_is_rejected_and_not_passed_over(folder):
+    """It may be in the middle of being saved; passed over it would count as deleted."""
+    documents = open_source(folder).documents()
+    next(documents)
+    (folder / "b.txt").unlink()
+    found = {document.id: document for document in documents}
+    assert found["b.txt"].reason == "cannot be read: No such file or directory; make it readable or remove it"
 
 
 def test_folder_that_cannot_be_listed_is_an_error_and_never_empty(folder, monkeypatch):
