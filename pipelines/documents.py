@@ -222,4 +222,6 @@ def _plain(value: object) -> object:
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"an integer of {value.bit_length() + 1} bits does not fit the 64 of Qdrant; write it as text")
     return value

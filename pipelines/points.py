@@ -124,10 +124,7 @@ def _comparable(value: JSON) -> JSON:
     if isinstance(value, list | tuple):
         return [_comparable(inner) for inner in value]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return format(float(value), ".12g")
-        except OverflowError:  # such an integer no store keeps as it is
-            return str(value)
+        return format(float(value), ".12g")
     return value
 
 

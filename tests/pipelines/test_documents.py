@@ -37,6 +37,8 @@ def test_document_id_any_text_is_kept_exactly(document_id):
         ({"format": "html"}, "format is 'html'; legal are plain, markdown"),
         ({"metadata": {"n": float("nan")}}, "cannot be written as JSON.*use text, finite numbers"),
         ({"metadata": {"n": b"x"}}, "cannot be written as JSON"),
+        ({"metadata": {"n": [2**63]}}, "an integer of 65 bits does not fit the 64 of Qdrant; write it as text"),
+        ({"metadata": {"n": -(10**400)}}, "cannot be written as JSON"),
         ({"metadata": {1: "x"}}, "key 1 is no text"),
         ({"metadata": {"\ud800": "x"}}, "cannot be written as JSON"),
     ],
