@@ -88,6 +88,8 @@ class RejectedDocument:
     stage: Stage
     reason: str
     """What came, what is legal, what to do; one sentence for a person."""
+    anonymous: bool = False
+    """Its own id cannot be read and `id` says where it stands; it may be any document that the source seems to lack."""
 
     def __post_init__(self) -> None:
         _check_id("rejected document's id", self.id)

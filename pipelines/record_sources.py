@@ -15,7 +15,7 @@ from typing import TypeAlias
 from pipelines.documents import Document, RejectedDocument, printable
 from pipelines.errors import SourceError
 from pipelines.file_state import FileChangedError, unchanged
-from pipelines.records import FieldNames, Place, Row, check_fields, document_of, rejected_record
+from pipelines.records import FieldNames, Place, Row, check_fields, document_of, rejected_line
 
 _BATCH_ROWS = 256
 _OPENERS: dict[str, Callable[[Path], BufferedIOBase]] = {
@@ -50,7 +50,7 @@ class JsonlSource:
         for number, raw, row in self._rows():
             place = Place(name, number - 1, f"line {number}")
             if isinstance(row, str):
-                yield rejected_record(raw, place, row)
+                yield rejected_line(raw, self._fields, place, row)
             else:
                 yield document_of(row, self._fields, place)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import decimal
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -110,7 +112,15 @@ def document_of(row: Row, fields: FieldNames, place: Place) -> Document | Reject
         return rejected_record(row, place, str(error), document_id)
 
 
-def rejected_record(row: object, place: Place, reason: str, document_id: str | None = None) -> RejectedDocument:
+def rejected_line(line: bytes, fields: FieldNames, place: Place, reason: str) -> RejectedDocument:
+    """Refuse a line that is no record, under the id it would have had if that can be read all the same."""
+    document_id = str(place.number) if fields.id == ROW_NUMBER else _id_in(line, fields, place)
+    return rejected_record(line, place, reason, document_id or None, anonymous=document_id is None)
+
+
+def rejected_record(
+    row: object, place: Place, reason: str, document_id: str | None = None, *, anonymous: bool = False
+) -> RejectedDocument:
     """Refuse one record, under its own id if it has one."""
     raw = row if isinstance(row, bytes) else repr(row).encode("utf-8", "backslashreplace")
     return RejectedDocument(
@@ -119,6 +129,7 @@ def rejected_record(row: object, place: Place, reason: str, document_id: str | N
         hashlib.sha256(raw).hexdigest(),
         "read",
         printable(f"{place.spelled}: {reason}"),
+        anonymous,
     )
 
 
@@ -176,6 +187,17 @@ def _id(row: Row, field: str | None, fields: FieldNames, place: Place) -> str:
     if value != printable(value):
         raise ValueError(f"{field} has half a character (a lone surrogate); repair it where the data is made")
     return value
+
+
+def _id_in(line: bytes, fields: FieldNames, place: Place) -> str | None:
+    """Read the id of a line that is no record; "" if it has none, None if nobody can tell."""
+    try:
+        found = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape"))
+        if not isinstance(found, dict):
+            return ""
+        return _id(found, _first_given(found, fields.id_candidates()), fields, place)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _text(row: Row, field: str | None, fields: FieldNames) -> str:

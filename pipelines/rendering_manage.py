@@ -120,7 +120,7 @@ def _state(console: Console, state: CollectionStatus) -> None:
     console.print(Text(line(state.collection), style="bold"))
     console.print(Text.assemble("  holds       ", holds, (quarantined, "yellow")))
     console.print(Text(f"  encoder     {line(str(state.encoder['model']))}, layers {layers_text(numbers)}"))
-    console.print(Text.assemble("  changed     ", changed, (", interrupted" if state.interrupted else "", "yellow")))
+    console.print(Text.assemble("  changed     ", changed, (_unfinished(state), "yellow")))
     if storage := _storage(state.storage):
         console.print(Text(f"  storage     {storage}"))
     if state.writer is not None:
@@ -132,6 +132,12 @@ def _state(console: Console, state: CollectionStatus) -> None:
     if state.previous:
         name = _quoted(state.collection)
         console.print(Text(f"              kvembed rollback {name}, kvembed prune {name}", style="dim"))
+
+
+def _unfinished(state: CollectionStatus) -> str:
+    if not state.interrupted:
+        return ""
+    return ", a run was interrupted" if state.writer is None else ", a run is not finished"
 
 
 def _storage(storage: Mapping[str, JSON]) -> str:

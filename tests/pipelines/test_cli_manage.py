@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from pipelines.cli_options import parse_duration
 from pipelines.cli_run import RunChoice
 from pipelines.errors import CollectionBusyError, LeaseLostError, RebuildError, TransientError
 from pipelines.options import DeletionGuard
+from pipelines.physical import resolve
 from pipelines.storage import StorageConfig
+from pipelines.store import open_store
 from tests.pipelines.command_line import Command, handbook, kvembed
 
 __all__ = ["handbook", "kvembed"]
@@ -200,16 +203,16 @@ def test_tenant_field_that_no_server_takes_is_wrong_usage(kvembed: Command, hand
 
 
 def test_status_shows_writer_building_and_storage(indexed: Command, monkeypatch: pytest.MonkeyPatch):
-    from dataclasses import replace
-
     original = inventory.status
     busy = {
+        "interrupted": True,
         "writer": "process 7 on elsewhere",
         "building": "hb--0123456789ab-1",
         "storage": StorageConfig(on_disk=True, quantization="binary", tenant_field="customer").to_dict(),
     }
     monkeypatch.setattr(inventory, "status", lambda *given: [replace(found, **busy) for found in original(*given)])
     shown = indexed("status").out
+    assert ", a run is not finished" in shown
     assert "writer      process 7 on elsewhere" in shown
     assert "building    hb--0123456789ab-1" in shown
     assert "storage     vectors on disk, binary quantization, tenants by customer" in shown
@@ -230,9 +233,6 @@ def test_verify_compares_as_many_vectors_as_it_is_asked_to(indexed: Command):
 
 
 def test_verify_repair_writes_documents_anew_from_their_source(indexed: Command, handbook: Path):
-    from pipelines.physical import resolve
-    from pipelines.store import open_store
-
     with open_store(".kvembed") as store:
         physical = resolve(store, "hb")
         assert physical

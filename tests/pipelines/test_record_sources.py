@@ -98,6 +98,41 @@ def test_jsonl_bad_line_is_rejected_with_number_and_the_rest_goes_on(path, line,
     assert bad.id in ("x", "corpus.jsonl line 2")
 
 
+@pytest.mark.parametrize(
+    ("line", "document_id"),
+    [
+        (b'{"id": "x", "text": "caf\xe9"}', "x"),
+        (b'{"text": "\xff", "id": 12}', "12"),
+        (b'\xef\xbb\xbf{"id": "x", "text": "caf\xe9"}', "x"),
+        (b'[1, "caf\xc3\xa9"]', "corpus.jsonl line 1"),
+        (b'{"text": "no id"}', "corpus.jsonl line 1"),
+        (b'{"id": 1.5, "text": "x"}', "corpus.jsonl line 1"),
+    ],
+)
+def test_jsonl_bad_line_that_says_its_id_is_rejected_under_it(path, line, document_id):
+    jsonl(path, line, {"id": "z", "text": "y"})
+    bad, _ = read(path)
+    assert (bad.id, bad.anonymous) == (document_id, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": "x", "text": "cut o',
+        b'{"id": "caf\xe9", "text": "x"}',
+        b'{"id": "x", "text": "\xe9',
+        b"\x00\x00\x00\x00",
+        b'{"id": 1' + b"0" * 5000 + b', "text": "x"}',
+    ],
+)
+def test_jsonl_bad_line_that_may_be_any_document_is_anonymous(path, line):
+    jsonl(path, {"id": "z", "text": "y"}, line)
+    _, bad = read(path)
+    assert (bad.id, bad.anonymous) == ("corpus.jsonl line 2", True)
+    _, numbered = read(path, id_field="#")
+    assert (numbered.id, numbered.anonymous) == ("1", False)
+
+
 def test_jsonl_blank_lines_byte_order_mark_and_crlf_are_no_records(path):
     path.write_bytes(b'\xef\xbb\xbf{"id": 1, "text": "x"}\r\n\r\n  \n{"id": 2, "text": "y"}')
     assert [document.id for document in read(path)] == ["1", "2"]
