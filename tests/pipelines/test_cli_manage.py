@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from qdrant_client import models
 
-from pipelines import ingestion, inventory
+from pipelines import ChunkingConfig, ingestion, inventory
 from pipelines.cli_options import parse_duration
 from pipelines.cli_run import RunChoice
 from pipelines.errors import CollectionBusyError, LeaseLostError, RebuildError, TransientError
@@ -245,3 +246,26 @@ def test_verify_repair_writes_documents_anew_from_their_source(indexed: Command,
     assert mended.code == 0
     assert "1 documents written again" in mended.out
     assert indexed("verify", "hb").code == 0
+
+
+def test_adopt_takes_over_an_alias_that_was_made_elsewhere(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    with open_store(".kvembed") as store:
+        store.client.create_collection("elsewhere", vectors_config=models.VectorParams(size=4, distance="Cosine"))
+        alias = models.CreateAlias(collection_name="elsewhere", alias_name="hb")
+        store.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    arguments = (handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1")
+    refused = kvembed("plan", *arguments, "--json")
+    assert refused.json["error"]["type"] == "ForeignCollectionError"
+    assert "--adopt" in refused.json["error"]["message"]
+    assert len(kvembed("plan", *arguments, "--adopt", "--json").json["added"]) == 3
+    assert kvembed("index", *arguments, "--adopt", "--json").json["documents_added"] == 3
+    assert collection(kvembed)["documents"] == 3
+
+
+def test_collection_cut_by_older_rules_is_built_anew(indexed: Command, handbook: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command line fills the chunking from the collection, but cuts as this version does."""
+    monkeypatch.setattr(ChunkingConfig, "rules", ChunkingConfig.rules + 1)
+    planned = indexed("plan", handbook, "-c", "hb", "--json")
+    assert planned.json["rebuild"] == {"chunking.rules": [ChunkingConfig.rules - 1, ChunkingConfig.rules]}
+    assert indexed("index", handbook, "-c", "hb", "--json").json["rebuilt"] is True
+    assert indexed("index", handbook, "-c", "hb", "--json").json["rebuilt"] is False
