@@ -117,6 +117,16 @@ def test_recall_check_one_of_many_copies_is_found_by_another() -> None:
         assert len(list(ledger.scan())) == 25
 
 
+def test_recall_check_text_that_another_point_has_as_well_is_found_there() -> None:
+    documents = [*several(), Document("copy", several()[0].text, "s", "A title")]
+    client, physical = filled(documents)
+    found = contents(client, "notes")
+    owners = {payload["metadata"]["document_id"]: point for point, payload in found["points"].items()}
+    wrong = models.PointVectors(id=owners["copy"], vector=found["vectors"][owners["d9"]])
+    client.update_vectors(physical, [wrong])
+    assert recalled(client, physical, limit=1).found == COUNT + 1
+
+
 def test_recall_check_text_among_many_as_near_counts_as_found() -> None:
     """A vector that cannot tell texts apart is nothing the collection lost."""
     texts = [f"{' ' * number}Same" for number in range(25)]  # the encoder sees one word, each text is another
