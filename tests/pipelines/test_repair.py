@@ -21,6 +21,7 @@ from pipelines import (
     VerifyReport,
     ingest,
     open_collection,
+    verify,
 )
 from pipelines.damage import is_provably_ours
 from pipelines.lease import write_lease
@@ -626,3 +627,25 @@ def test_verify_real_encoder_finds_every_text_again(
     client.update_vectors(physical, [models.PointVectors(id=one.id, vector=other.vector)])  # type: ignore[arg-type]
     assert checked(client, encoder, full=True).altered_vector_ids == (one.id,)
     assert checked(client, encoder, full=True, repair=True).ok
+
+
+def test_verify_public_call_passes_every_option_on(tiny_encoder: KVEncoder) -> None:
+    client = WatchedClient()
+    ingest(documents(), client, "notes", tiny_encoder, chunking=ChunkingConfig(max_tokens=24))
+    whole = contents(client, "notes")
+    assert verify(client, "notes", sample=3).checked_vectors == 3
+    assert verify(client, "notes", full=True).checked_vectors == len(whole["points"])
+    client.delete(whole["physical"], [whole["ledger"]["long"][2][1]])
+    report = verify(client, "notes", repair=True, source=documents(), wait=0.1)
+    assert (report.ok, report.rewritten_documents) == (True, 1)
+    assert contents(client, "notes") == whole
+    with pytest.raises(ValueError, match="sample is -1"):
+        verify(client, "no such collection", sample=-1)
+
+
+def test_verify_documents_that_moved_are_whole(shelf: Shelf) -> None:
+    moved = [replace(document, id=f"new/{document.id}", source="elsewhere") for document in documents()]
+    ingest(moved, shelf.client, "notes", FakeEncoder(), chunking=SMALL, delete="all")  # type: ignore[arg-type]
+    report = shelf.verify(full=True)
+    assert report.ok
+    assert report.unchecked_vectors == 0
