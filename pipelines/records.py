@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from pipelines.documents import Document, RejectedDocument, printable
 from pipelines.errors import JSON, SourceError
+from pipelines.parsed import one_line
 
 Row: TypeAlias = Mapping[str, object]
 
@@ -214,7 +215,7 @@ def _title(row: Row, field: str | None) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return " ".join(value.split())
+        return one_line(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise ValueError(f"{_found(str(field), value)}; it must be a text")

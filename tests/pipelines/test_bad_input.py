@@ -326,6 +326,20 @@ def test_document_that_becomes_empty_loses_its_points_and_gets_them_back() -> No
     assert contents(client, "notes") == contents(clean, "notes")
 
 
+def test_title_of_any_length_is_not_stored_whole_with_every_chunk(tmp_path: Path) -> None:
+    """A heading of 200 kB, as of a page without line breaks, made 1.6 GB of payloads."""
+    title, prose = "a long heading " * 13_000, "Some prose stands here. " * 20
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.md").write_text(f"# {title}\n\n{prose}")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "a", "title": title, "text": prose}))
+    for source in ("corpus", "corpus.jsonl"):
+        client = WatchedClient()
+        run(client, tmp_path / source)
+        payloads = contents(client, "notes")["points"].values()
+        assert max(len(json.dumps(payload)) for payload in payloads) < 2_500
+        assert {len(payload["metadata"]["title"]) for payload in payloads} <= {499, 500}
+
+
 class Octets(FakeEncoder):
     """Counts bytes, as the tokenizer of a model might that knows no word of a text."""
 
