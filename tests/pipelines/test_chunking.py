@@ -143,8 +143,12 @@ def test_chunks_overlap_repeats_the_end_of_the_chunk_before(budget):
     assert max(map(budget.count, repeated)) <= 24 + 1
 
 
-def test_chunks_one_word_of_5000_characters_is_cut_into_pieces(budget):
-    word = "x7Q" * 1667
+@pytest.mark.parametrize(
+    "word",
+    ["x7Q" * 1667, "0aZ" * 33_334, "e" + "\u0301" * 1000],
+    ids=["5,000", "100,000", "one character, 1,000 marks"],
+)
+def test_chunks_one_word_longer_than_a_chunk_is_cut_into_pieces(budget, word):
     chunks = cut(word, budget, max_tokens=100)
     assert len(chunks) > 1
     assert "".join(chunk.text for chunk in chunks) == word
