@@ -11,7 +11,7 @@ from kvembed.config import fingerprint_of
 from pipelines.errors import CollectionNotFoundError, EncoderMismatchError
 from pipelines.ledger import Ledger
 from pipelines.manifest import CHUNKING, Manifest, differences, make_manifest, pipeline_hash, read_manifest
-from pipelines.physical import aliases, check_name, collections, physical_name, resolve
+from pipelines.physical import aliases, check_name, collections, ledger_name, physical_name, resolve
 from pipelines.storage import StorageConfig, payload_indexes
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ def make_collection(
     rules = chunking.to_dict()
     physical = physical_name(name, pipeline_hash(encoder.fingerprint, rules))
     kept = storage or StorageConfig()
-    if physical not in collections(store):
+    there = collections(store)
+    if physical not in there:
+        if ledger_name(physical) in there:  # of points that went before a prune was cut short
+            store.call(store.client.delete_collection, ledger_name(physical))
         manifest = make_manifest(name, encoder, rules, layer_profile, kept.to_dict())
         store.create(
             physical,

@@ -9,7 +9,10 @@ from pipelines.ledger import LedgerEntry
 from pipelines.points import payload_hash, text_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipelines.documents import Chunk, Document, Point
+    from pipelines.errors import JSON
     from pipelines.ledger import Quarantine
     from pipelines.report import QuarantinedDocument
 
@@ -25,6 +28,7 @@ class Draft:
         donor: What the ledger says of the document it was before it got another id.
         point_ids: Points of the new form so far, in order.
         digests: `points.payload_digest` of every point so far, by the chunk's index.
+        moved: Payloads of points that keep their vector and stand elsewhere in the new form.
         waiting: Chunks that are cut and not encoded yet.
         complete: All chunks are cut.
         failure: Why it cannot be committed.
@@ -39,6 +43,7 @@ class Draft:
     donor: LedgerEntry | None = None
     point_ids: list[str] = field(default_factory=list)
     digests: dict[int, bytes] = field(default_factory=dict)
+    moved: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     waiting: int = 0
     complete: bool = False
     failure: Quarantine | None = None
@@ -73,8 +78,7 @@ class Draft:
     def setback(self, run: int) -> LedgerEntry:
         """Return what the ledger keeps of the document when its new form failed: the old one, if there is one."""
         before = self.before or LedgerEntry(self.document.id, self.document.source)
-        known = "" if self.reused else before.payload_hash  # some payloads may be those of the new form already
-        return replace(before, payload_hash=known, quarantine=self.failure, generation=run)
+        return replace(before, quarantine=self.failure, generation=run)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.chunking import CHUNKING_FAILURES
 from pipelines.cutting import Cutting, Piece
+from pipelines.damage import examine
 from pipelines.documents import Point
 from pipelines.drafts import Draft, Pending, Ready, Tally
 from pipelines.encoding import encode_chunks, reason_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pipelines.chunking import Chunker
     from pipelines.collection import Collection
     from pipelines.documents import Document
-    from pipelines.errors import JSON
     from pipelines.point_store import PointStore
 
 _SMALLEST_GROUP = 32
@@ -82,7 +82,6 @@ class Writer:
         self._open = False
         self._pending: list[Pending] = []
         self._ready: list[Ready] = []
-        self._moved: dict[str, Mapping[str, JSON]] = {}
         self._drafts: list[Draft] = []
         self._group = _SMALLEST_GROUP
         self._through = 0
@@ -93,7 +92,9 @@ class Writer:
             entries = self._ledger.get(ids)
             kept = {point_id for entry in entries.values() for point_id in entry.point_ids}
             self._points.delete(sorted(self._points.of_documents(ids) - kept))
-            self._ledger.put([replace(entry, settled=False) for entry in entries.values()], self._run.generation)
+            found = examine(entries.values(), self._points)
+            mended = [replace(one.entry, settled=one.entry.settled and one.whole) for one in found]
+            self._ledger.put(mended, self._run.generation)
         if self._left_over:
             self._mark(())
 
@@ -195,7 +196,7 @@ class Writer:
         elif piece.vector is not None:
             self._ready.append(Ready(draft, Point(piece.point_id, piece.vector, piece.described)))
         elif piece.fresh:
-            self._moved[piece.point_id] = piece.described
+            draft.moved[piece.point_id] = piece.described
 
     def _flush(self) -> None:
         """Encode what waits, write it, and commit every document that is complete with it."""
@@ -206,10 +207,8 @@ class Writer:
         points += [ready.point for ready in self._ready]
         self._mark(tuple(draft.document.id for draft in self._drafts))
         self._points.upsert(points)
-        self._points.overwrite_payloads(self._moved)
         self.tally.points_written += len(points)
-        self.tally.points_updated += len(self._moved)
-        self._moved, self._ready = {}, []
+        self._ready = []
         self._commit()
         self.tally.seconds["write"] += perf_counter() - started
         self._check_quarantined()
@@ -225,6 +224,10 @@ class Writer:
     def _commit(self) -> None:
         failed = [draft for draft in self._drafts if draft.failure is not None]
         done = [draft for draft in self._drafts if draft.complete and not draft.waiting and draft.failure is None]
+        # Only now: a form that fails half-way leaves the payloads of the form that stays searchable as they were.
+        moved = {point_id: described for draft in done for point_id, described in draft.moved.items()}
+        self._points.overwrite_payloads(moved)
+        self.tally.points_updated += len(moved)
         run = self._run.generation
         self._ledger.put([draft.entry(run) for draft in done] + [draft.setback(run) for draft in failed], run)
         stale = sorted(point_id for draft in done for point_id in set(draft.old_ids) - set(draft.point_ids))
@@ -234,9 +237,9 @@ class Writer:
         )
         self.tally.points_deleted += len(stale)
         for draft in done:
-            moved = draft.document.id in self._donors
-            self.tally.count(draft, moved=moved)
-            self.committed |= {draft.document.id} if moved else set()
+            followed = draft.document.id in self._donors
+            self.tally.count(draft, moved=followed)
+            self.committed |= {draft.document.id} if followed else set()
         self._through += len(done) + len(failed)
         settled = {id(draft) for draft in (*done, *failed)}
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
@@ -276,8 +279,6 @@ class Writer:
         self._pending = [item for item in self._pending if item.draft is not draft]
         self._ready = [item for item in self._ready if item.draft is not draft]
         draft.waiting = 0
-        for point_id in draft.point_ids:
-            self._moved.pop(point_id, None)
 
     def _mark(self, in_flight: tuple[str, ...]) -> None:
         """Say what is being written; the first mark opens the run."""

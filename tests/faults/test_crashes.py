@@ -5,9 +5,13 @@ With the commit before the points, or the old points deleted before the commit, 
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
+
 import pytest
 
-from pipelines import ChunkingConfig, Document, RejectedDocument, ingest
+from pipelines import ChunkingConfig, Document, RejectedDocument, ingest, open_collection, prune
+from pipelines.ledger import Ledger, LedgerEntry
 from pipelines.physical import resolve
 from pipelines.store import open_store
 from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder
@@ -146,3 +150,69 @@ def test_run_cut_short_between_collection_and_alias_is_completed_with_the_same_l
         client.crash_at = None
         ingest(found, client, "notes", auto, chunking=SMALL)
         assert contents(client, "notes") == contents(clean, "notes")
+
+
+def ledger_of(client: WatchedClient) -> dict[str, LedgerEntry]:
+    with open_store(client) as store:
+        physical = resolve(store, "notes")
+        assert physical is not None
+        return {entry.document_id: entry for entry in Ledger(store, physical).scan(brief=False)}
+
+
+def test_new_form_that_fails_after_a_part_of_it_was_written_leaves_the_old_form_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Offsets and indexes in the payloads are those of the form that is searchable, and the ledger can prove it."""
+    monkeypatch.setattr("pipelines.writer._SMALLEST_GROUP", 2)
+    client, words = WatchedClient(), ["One", "Two", "Three", "Four"]
+    run(client, [document("long", *words)])
+    before, entry = contents(client, "notes"), ledger_of(client)["long"]
+    poisoned = document("long", *reversed(words), "Fresh", "Fresher", "Freshest", "Poison")
+    ingest([poisoned], client, "notes", FakeEncoder(poison="Poison"), chunking=SMALL)
+    assert ledger_of(client)["long"].quarantine is not None
+    assert contents(client, "notes")["points"] == before["points"]
+    assert ledger_of(client)["long"].payload_hash == entry.payload_hash != ""
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["lost", "applied"])
+def test_documents_in_flight_that_break_before_the_next_run_keep_a_form_that_the_ledger_vouches_for(
+    applied: bool,
+) -> None:
+    before = [document("edited", "One", "Two", "Three"), document("other", "Alpha")]
+    after = [document("edited", "One", "Inserted", "Four"), document("other", "Alpha")]
+    broken = [RejectedDocument("edited", "edited.txt", "h3", "parse", "broken now"), document("other", "Alpha")]
+    forms = [contents(after_history(form, broken), "notes") for form in (before, after)]
+    cut = 0
+    while True:
+        client = after_history(before)
+        client.crash_at, client.applied = len(client.writes) + cut, applied
+        try:
+            run(client, after)
+        except Crash:
+            client.crash_at = None
+        else:
+            break
+        run(client, broken)
+        assert contents(client, "notes") in forms, f"after a crash at write {cut}"
+        cut += 1
+    assert cut >= 7
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_rebuild_into_a_generation_whose_pruning_was_cut_short_equals_a_clean_build(cut: int) -> None:
+    """The ledger may outlive its points by a moment; what it said of a document that is broken now was a lie."""
+    client, other = after_history(BEFORE), FakeEncoder(FakeConfig(prefix_bias=0.5))
+    ingest(BEFORE, client, "notes", other, chunking=SMALL)
+    client.crash_at, client.applied = len(client.writes) + cut, True
+    with suppress(Crash):
+        prune(client, "notes", grace=timedelta(0))
+    client.crash_at = None
+    ingest(AFTER, client, "notes", FakeEncoder(), chunking=SMALL, delete="all")
+    clean = [contents(after_history(*history), "notes") for history in ([AFTER], [BEFORE, AFTER])]
+    assert contents(client, "notes") in clean
+    assert verify_ok(client)
+
+
+def verify_ok(client: WatchedClient) -> bool:
+    with open_collection(client, "notes", encoder=FakeEncoder()) as collection:
+        return collection.verify().ok
