@@ -25,6 +25,9 @@ _BOUNDARIES = (
 )
 """Where a block may end, best first: blank lines, lines, sentences, words, ASCII punctuation."""
 
+_HASHES = (1 << 28, 1 << 32)
+"""Places with a hash below the first are looked at before all others, so that few are held in memory at once."""
+
 _AROUND = 64
 """Characters on either side of a place that decide its hash: enough to tell repeated lines apart, and not all of
 them change with a word."""
@@ -55,21 +58,31 @@ def blocks(text: str, start: int, end: int, shortest: int) -> Iterator[tuple[int
 def _starts(text: str, span: tuple[int, int], boundary: re.Pattern[str], shortest: int, longest: int) -> Iterator[int]:
     """Yield where blocks start that divide a span at one kind of boundary; a span shorter than `longest` is one."""
     first, last = span
-    yield first
-    if _size(text, first, last) < longest:
-        return
+    edges = [first, last]
+    if _size(text, first, last) >= longest:
+        for bound in _HASHES:
+            starts = [at for part in pairwise(edges) for at in _taken(text, *part, boundary, shortest, bound)]
+            edges = [*starts, last]
+    yield from edges[:-1]
+
+
+def _taken(text: str, first: int, last: int, boundary: re.Pattern[str], shortest: int, bound: int) -> list[int]:
+    """Return the start of a span, and the places in it that are taken, of those with a hash below `bound`."""
+    if _size(text, first, last) < 2 * shortest:
+        return [first]
     places = []
     at, offset = first, 0
     for found in boundary.finditer(text, first, last):
         offset += _size(text, at, found.end())
         at = found.end()
-        places.append((_hash(text, at), offset, at))
+        if (rank := _hash(text, at)) < bound:
+            places.append((rank, offset, at))
     taken = [(0, first), (offset + _size(text, at, last), last)]
     for _, offset, at in sorted(places):
         after = bisect_left(taken, (offset, at))
         if offset - taken[after - 1][0] >= shortest and taken[after][0] - offset >= shortest:
             taken.insert(after, (offset, at))
-    yield from (at for _, at in taken[1:-1])
+    return [at for _, at in taken[:-1]]
 
 
 def _size(text: str, first: int, last: int) -> int:
