@@ -18,7 +18,7 @@ from qdrant_client import models
 
 from pipelines.chunking import Chunker, ChunkingConfig
 from pipelines.damage import metadata_of
-from pipelines.points import CONTENT_KEY
+from pipelines.points import CONTENT_KEY, METADATA_KEY
 from pipelines.store import batches
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ Where a vector has thousands of numbers each of them is small, and vectors of tw
 `TOLERANCE` in each. Between batch sizes the demo model moves by 1e-7, 2e-3 and 3e-4; its nearest two of 96 source
 code chunks are 0.2 apart.
 """
+CUT_KEY = "truncated_tokens"
+"""Where a point's metadata says how many tokens of its text did not fit, if any."""
+
 Verdict: TypeAlias = Literal["same", "altered", "text", "gone"]
 """Of a stored vector; "text" where no form of the stored text has the stored hash."""
 
@@ -139,6 +142,22 @@ class Reembedding:
         """Look at points, some hundred at a time."""
         for batch in batches(drawn, _BATCH):
             yield self._compared(batch)
+
+    def recounted(self, payloads: Mapping[str, Mapping[str, JSON]]) -> dict[str, Mapping[str, JSON]]:
+        """Return the payloads that say a wrong number of cut tokens, with the right one, by point."""
+        right: dict[str, Mapping[str, JSON]] = {}
+        for batch in batches(payloads.items(), _BATCH):
+            texts = {point: embedded_text(self._chunker, payload) for point, payload in batch}
+            known = {point: text for point, text in texts.items() if text is not None}
+            if not known:
+                continue
+            cut = self._encoder.encode_counted(list(known.values()), "document").truncated_tokens
+            for point, tokens in zip(known, cut, strict=True):
+                metadata = {key: value for key, value in metadata_of(payloads[point]).items() if key != CUT_KEY}
+                metadata |= {CUT_KEY: int(tokens)} if tokens else {}
+                if metadata != metadata_of(payloads[point]):
+                    right[point] = {**payloads[point], METADATA_KEY: metadata}
+        return right
 
     def _compared(self, batch: list[Drawn]) -> list[Compared]:
         records = self._store.call(

@@ -16,7 +16,7 @@ from pipelines.documents import Point
 from pipelines.ledger import LedgerEntry
 from pipelines.point_store import PointStore
 from pipelines.points import payload_digest, payload_hash
-from pipelines.reembedding import Reembedding
+from pipelines.reembedding import CUT_KEY, Reembedding
 from pipelines.store import batches
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Repair:
     def _mark(self, document_ids: Iterable[str]) -> None:
         """Have documents written again by the next run, unless what was done so far has made them whole."""
         for batch in batches(document_ids, _BATCH):
-            entries = [self._own(examined) for examined in examine(self._ledger.get(batch).values(), self._points)]
+            entries = [self._helped(examined) for examined in examine(self._ledger.get(batch).values(), self._points)]
             broken = [
                 examined.entry
                 for examined in examine(entries, self._points)
@@ -97,15 +97,24 @@ class Repair:
             self._put([replace(entry, settled=False) for entry in broken if entry.settled])
             self.done.marked |= {entry.document_id for entry in broken}
 
-    def _own(self, examined: Examined) -> LedgerEntry:
-        """Take out of an entry what is another document's, for the run that writes the document would delete it."""
+    def _helped(self, examined: Examined) -> LedgerEntry:
+        """Mend of an entry and its points what the run that writes the document again would not."""
+        if examined.altered:
+            self._recount(examined.entry)
         if not examined.foreign:
             return examined.entry
+        # That run deletes what the entry names and the document does not have, another document's points as well.
         mine = tuple(point for point in examined.entry.point_ids if point not in examined.foreign)
         entry = replace(examined.entry, point_ids=mine)
         self._put([entry])
         self.done.restored.add(entry.document_id)
         return entry
+
+    def _recount(self, entry: LedgerEntry) -> None:
+        """Count the tokens again that were cut off a document's chunks: a run takes the number over with the vector."""
+        payloads = self._points.payloads(entry.point_ids)
+        if entry.truncated_tokens or any(CUT_KEY in metadata_of(payload) for payload in payloads.values()):
+            self._points.overwrite_payloads(self._reembedding.recounted(payloads))
 
     def _settle_strays(self, strays: Iterable[str]) -> None:
         in_flight = frozenset(self._ledger.run().in_flight)

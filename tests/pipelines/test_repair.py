@@ -47,6 +47,14 @@ class Drifting(FakeEncoder):
         return vector
 
 
+class Cutting(FakeEncoder):
+    """Three tokens of every text do not fit."""
+
+    def encode_counted(self, texts, role):  # type: ignore[no-untyped-def]
+        encoding = super().encode_counted(texts, role)
+        return replace(encoding, truncated_tokens=encoding.truncated_tokens + 3)
+
+
 def documents() -> list[Document]:
     short = [Document(f"d{number}", f"word{number} tells of {number}.", f"d{number}.txt") for number in range(5)]
     paragraphs = "\n\n".join(f"Part{number} has a paragraph of its own with some words." for number in range(6))
@@ -68,17 +76,18 @@ def checked(client: WatchedClient, encoder: Any, **options: Any) -> VerifyReport
 class Shelf:
     """A filled collection, what it held when it was whole, and ways to damage it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[FakeEncoder] = FakeEncoder) -> None:
         self.client = WatchedClient()
+        self.kind = kind
         self.index()
         self.whole = contents(self.client, "notes")
         self.physical: str = self.whole["physical"]
 
     def index(self) -> IngestReport:
-        return ingest(documents(), self.client, "notes", FakeEncoder(), chunking=SMALL)
+        return ingest(documents(), self.client, "notes", self.kind(), chunking=SMALL)
 
     def verify(self, encoder: FakeEncoder | None = None, **options: Any) -> VerifyReport:
-        return checked(self.client, encoder or FakeEncoder(), **options)
+        return checked(self.client, encoder or self.kind(), **options)
 
     def points_of(self, document_id: str) -> list[str]:
         ids: list[str] = list(self.whole["ledger"][document_id][2])
@@ -283,6 +292,27 @@ def test_repair_altered_metadata_costs_no_embedding(shelf: Shelf) -> None:
     shelf.verify(repair=True)
     report = shelf.index()
     assert (report.chunks_embedded, report.points_updated) == (0, 1)
+
+
+@pytest.mark.parametrize("number", [5, "x", -1])
+def test_repair_altered_count_of_cut_tokens_is_counted_again(shelf: Shelf, number: object) -> None:
+    """A run that takes a vector over takes the number with it, so writing the document again would keep it."""
+    shelf.set_metadata(shelf.points_of("long")[2], truncated_tokens=number)
+    report = shelf.verify(repair=True)
+    assert (report.altered_documents, report.ok, report.marked_documents) == (("long",), True, 0)
+    assert shelf.is_whole()
+
+
+def test_repair_lost_count_of_cut_tokens_is_counted_again() -> None:
+    shelf = Shelf(Cutting)
+    doomed = shelf.points_of("long")[2]
+    assert shelf.whole["points"][doomed]["metadata"]["truncated_tokens"] == 3
+    shelf.client.delete_payload(shelf.physical, ["metadata.truncated_tokens"], [doomed])
+    assert not shelf.is_whole()
+    shelf.set_metadata(shelf.points_of("long")[1], start=0)
+    assert shelf.verify(repair=True, source=documents()).rewritten_documents == 1
+    assert shelf.verify(full=True).ok
+    assert shelf.is_whole()
 
 
 def test_repair_of_old_ledger_without_hashes_goes_by_ids_and_texts(shelf: Shelf) -> None:
