@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipelines.chunking import Chunker
     from pipelines.documents import Document
     from pipelines.ledger import LedgerEntry, RunRecord
+    from pipelines.point_store import PointStore
     from pipelines.report import IngestPlan
 
 
@@ -29,17 +30,25 @@ class Cost:
     chunks: int = 0
     tokens: int = 0
 
-    def add(self, document: Document, chunker: Chunker, encoder: KVEncoder, before: LedgerEntry | None) -> None:
+    def add(
+        self,
+        document: Document,
+        chunker: Chunker,
+        encoder: KVEncoder,
+        points: PointStore | None,
+        before: LedgerEntry | None,
+    ) -> None:
         """Count one document that is to be written.
 
         Args:
             document: What is written.
             chunker: Cuts it; a document that cannot be cut is not counted at all, and not written either.
             encoder: Whose tokens are counted.
+            points: Of the collection that is written; None where there is none yet.
             before: What the ledger says of it, with its point ids.
         """
         occurrences = Occurrences()
-        there = frozenset(before.point_ids if before else ())
+        there = points.existing(before.point_ids) if before and points else set()
         texts = [chunk.embedded_text for chunk in chunker.chunks(document) if occurrences.point_id(chunk) not in there]
         lengths = (len(encoder.tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
         tokens = sum(length + encoder.document_overhead for length in lengths)

@@ -82,7 +82,8 @@ class IngestRun:
                 if self.sample is not None:
                     self.sample.add(chunker.chunks(document))
                 elif count and wanted:
-                    cost.add(document, chunker, self.target.encoder, self.found.entry(document.id))
+                    points = PointStore(self.store, self.target.made.physical) if self.found.ledger else None
+                    cost.add(document, chunker, self.target.encoder, points, self.found.entry(document.id))
 
         self.found.run(self.source, self.progress, look)
         self.seconds["plan"] = self.seconds.get("plan", 0.0) + perf_counter() - started

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipelines.errors import TooManyQuarantinedError
+from pipelines.errors import StoreLockedError, TooManyQuarantinedError
 from pipelines.ingest_run import IngestRun
 from pipelines.lease import write_lease
 from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from pipelines.report import IngestPlan, IngestReport, Progress
     from pipelines.sources import Source
     from pipelines.storage import StorageConfig
-    from pipelines.store import StoreLike
+    from pipelines.store import Store, StoreLike
 
 _NAMED = 3
+_LOOK = 0.2  # seconds between two looks at a locked folder
 
 SourceLike: TypeAlias = "str | Path | Source | Iterable[Document]"
 
@@ -107,7 +109,7 @@ def ingest(
         storage=storage,
     )
     check_name(name)
-    with open_store(store) as opened:
+    with _opened(store, wait) as opened:
         return _ingest(IngestRun(opened, open_source(source), name, encoder, chunking, options, progress or _silent))
 
 
@@ -135,10 +137,23 @@ def plan(
         return run.survey(count=True)
 
 
+def _opened(store: StoreLike | None, wait: float) -> Store:
+    """Open a store; the lock of a folder is waited for as a lease is."""
+    deadline = monotonic() + wait
+    while True:
+        try:
+            return open_store(store)
+        except StoreLockedError:
+            if monotonic() >= deadline:
+                raise
+        sleep(_LOOK)
+
+
 def _ingest(run: IngestRun) -> IngestReport:
     planned = _checked(run)
     if run.changes_nothing(planned):
         return run.report(planned)
+    run.progress("lease", 0, None)
     with write_lease(run.store, run.name, run.options.wait) as lease:
         run.store = lease.store
         if not run.is_current():

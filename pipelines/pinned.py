@@ -113,11 +113,16 @@ class PinnedCollection:
         )
         return [_hit(point.payload or {}, point.score) for point in found.points]
 
-    def verify(self) -> VerifyReport:
-        """Compare manifest, ledger and points, and embed the canaries again."""
+    def verify(self, *, full: bool = False, sample: int = 64) -> VerifyReport:
+        """Compare manifest, ledger and points, and embed canaries and texts again; `pipelines.verify` also repairs.
+
+        Args:
+            full: Embed every text again.
+            sample: Embed so many again.
+        """
         from pipelines.verification import verify_collection
 
-        return verify_collection(self.store, self.collection, self.encoder)
+        return verify_collection(self.store, self.collection, self.encoder, full=full, sample=sample)
 
     def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one operation on the points, as `Store.call` does.

@@ -16,9 +16,11 @@ _LABELS = {
     "documents": "collecting documentation",
     "start": "starting the flow",
     "plan": "reading documents",
+    "lease": "waiting for the write lease",
     "select_layers": "choosing layers",
     "embed": "embedding documents",
     "delete": "deleting documents",
+    "verify": "checking the new generation",
     "search": "searching",
     "ask": "asking questions",
 }

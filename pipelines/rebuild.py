@@ -39,6 +39,7 @@ def finish_rebuild(run: IngestRun) -> IngestPlan:
     found = run.found
     if planned.added or planned.changed or planned.moved or found.gone.doomed or found.fresh_rejections:
         run.write(planned)
+    run.progress("verify", 0, None)
     _check_complete(run)
     _check_kept(run)
     _check_sound(run)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Told how far a run is; `stage` is "plan", "select_layers", "embed" or "delete"."""
+    """Told how far a run is; `stage` is "plan", "lease", "select_layers", "embed", "delete" or "verify"."""
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Take note of `done` documents of `total`; None where the total is not known yet."""

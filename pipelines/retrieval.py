@@ -178,9 +178,9 @@ class OpenCollection:
         """
         return self.request(lambda pinned: pinned.search(query, limit))
 
-    def verify(self) -> VerifyReport:
-        """Compare manifest, ledger and points, and embed the canaries again."""
-        return self.pinned().verify()
+    def verify(self, *, full: bool = False, sample: int = 64) -> VerifyReport:
+        """Check the collection, as `PinnedCollection.verify` does."""
+        return self.pinned().verify(full=full, sample=sample)
 
     def close(self) -> None:
         """Release the store; a client that was passed in stays open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipelines import (
     RejectedDocument,
     SourceError,
     StoreFullError,
+    StoreLockedError,
     TooManyQuarantinedError,
     ingest,
     open_collection,
@@ -814,3 +816,13 @@ def test_plan_counts_only_what_would_be_embedded() -> None:
     report = run(client, found, encoder)
     assert (planned.chunks_to_embed, planned.tokens_to_embed) == (report.chunks_embedded, report.tokens)
     assert report.chunks_embedded == 2
+
+
+def test_ingest_waits_for_a_folder_that_another_client_holds(tmp_path: Path) -> None:
+    held = open_store(tmp_path / "store")
+    with pytest.raises(StoreLockedError):
+        ingest(documents(1), tmp_path / "store", "notes", FakeEncoder())
+    release = threading.Timer(0.5, held.close)
+    release.start()
+    assert ingest(documents(1), tmp_path / "store", "notes", FakeEncoder(), wait=30.0).documents_added == 1
+    release.join()
