@@ -113,7 +113,7 @@ class IngestRun:
             return False
         if storage is not None and storage.to_dict() != dict(live.manifest.storage):
             return False
-        forgotten = self.found.gone.forgotten and self.options.delete != "none"
+        forgotten = self.found.gone.forgotten and not self.found.keeps(self.options.delete)
         return not (self.found.fresh_rejections or forgotten or self.found.in_flight)
 
     def prepare(self) -> None:
@@ -151,7 +151,7 @@ class IngestRun:
         writer.recover()
         self.tally.rejected += len(found.fresh_rejections)
         writer.quarantine((one.id, one.source, quarantine_of(one, found.pipeline)) for one in found.fresh_rejections)
-        removes = self.options.delete != "none" or self.target.replaces is not None
+        removes = self.target.replaces is not None or not found.keeps(self.options.delete)
         doomed = found.gone.doomed if removes else []
         wanted = {*planned.added, *planned.changed, *donors}
         back = self._write(writer, wanted, {*doomed, *donors.values()}) if wanted else set()
@@ -209,7 +209,7 @@ class IngestRun:
             fingerprint=made.manifest.fingerprint,
             rebuilt=replaced is not None,
             replaced=replaced,
-            warnings=(*self.warnings, *advice),
+            warnings=(*self.warnings, *self.found.spared(self.options.delete), *advice),
             seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
         )
 
@@ -234,7 +234,7 @@ class IngestRun:
         gone = self.found.gone
         if target.live is not None and target.live is not target.collection:
             gone = self.found.gone_from(target.live.ledger)
-            if gone.doomed and self.options.delete == "none":
+            if gone.doomed and self.found.keeps(self.options.delete):
                 raise RebuildError(
                     f"{len(gone.doomed)} documents of collection {self.name!r} are not in this source, first "
                     f"{min(gone.doomed)!r}; a new generation is built from the source and cannot keep them; "

@@ -36,6 +36,7 @@ class Survey:
         in_flight: Documents that a run which was cut short may have left half written; they count as changed.
         damaged: Documents that lack points; they count as changed.
         retry: Try quarantined documents again that did not change.
+        nameless: Records so damaged that nobody can tell which documents they are.
         texts: Note the texts too, so that a document is known again under another id.
     """
 
@@ -50,6 +51,7 @@ class Survey:
     unchanged: int = 0
     quarantined: list[QuarantinedDocument] = field(default_factory=list)
     rejected: set[str] = field(default_factory=set)
+    nameless: int = 0
     fresh_rejections: list[RejectedDocument] = field(default_factory=list)
     gone: Gone = field(default_factory=lambda: Gone())
     _seen: set[bytes] = field(default_factory=set)
@@ -81,6 +83,19 @@ class Survey:
     def documents(self) -> int:
         """How many ids the source has."""
         return len(self._seen)
+
+    def keeps(self, delete: Delete) -> bool:
+        """Tell whether documents that seem to be gone stay: any of them may be a record that nobody can name."""
+        return delete == "none" or (delete == "guarded" and self.nameless > 0)
+
+    def spared(self, delete: Delete) -> tuple[str, ...]:
+        """Say, if it is so, that documents stay because of records that nobody can name."""
+        if not (self.nameless and delete == "guarded" and self.gone.doomed):
+            return ()
+        return (
+            f"{self.nameless} damaged records do not tell which documents they are, and {len(self.gone.doomed)} "
+            "documents seem to be gone, which may be these: they stay; mend the source, or pass `--delete all`",
+        )
 
     def has(self, document_id: str) -> bool:
         """Tell whether the source has a document, readable or not."""
@@ -156,6 +171,7 @@ class Survey:
 
     def _reject(self, found: RejectedDocument, entry: LedgerEntry | None) -> None:
         self.rejected.add(found.id)
+        self.nameless += found.anonymous
         self.quarantined.append(
             QuarantinedDocument(found.id, found.source, found.content_hash, found.stage, found.reason)
         )
@@ -174,7 +190,7 @@ class Survey:
             gone: Which are, from what people search now.
             rebuild: Why everything is built anew, if it is.
         """
-        keeps = delete == "none"
+        keeps = self.keeps(delete)
         moved = {} if keeps else self.gone.moved
         return IngestPlan(
             collection=collection,

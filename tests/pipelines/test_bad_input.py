@@ -381,3 +381,20 @@ def test_vector_that_is_not_finite_quarantines_its_document_alone(number: float,
     assert (listed.document_id, listed.stage) == ("a", "embed")
     assert "finite" in listed.reason
     assert texts(client) == {"a": ["the first form"], "b": ["stays"], "c": ["new"]}
+
+
+def test_ingest_jsonl_with_a_truncated_last_line_keeps_that_document(tmp_path: Path) -> None:
+    """Nobody can tell which document a torn line was, so none that seems to be gone is deleted for it."""
+    path, client = tmp_path / "corpus.jsonl", WatchedClient()
+    path.write_bytes(b"\n".join(lines(9)))
+    run(client, path)
+    path.write_bytes(b"\n".join(lines(9, "is new"))[:-10])
+    report = run(client, path)
+    assert [found.document_id for found in report.quarantined] == ["corpus.jsonl line 9"]
+    assert report.documents_deleted == 0
+    assert (
+        "1 damaged records do not tell which documents they are, and 1 documents seem to be gone" in report.warnings[0]
+    )
+    assert texts(client)["d8"] == ["line 8 says this"]
+    assert ingest(path, client, "notes", FakeEncoder(), delete="all").documents_deleted == 1
+    assert "d8" not in texts(client)
