@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # What else pip needs for torch alone, for example the --index-url of its CPU wheels.
 TORCH_ARGS ?=
 TESTS ?= tests
+BENCH ?= rerouting
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -50,8 +51,8 @@ format: $(STAMP) ## mend what check would complain about
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## ratios side by side: accuracy, invariance, cost of re-routing
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
+bench: $(STAMP) ## ratios side by side; BENCH=rerouting (the default), ingest or chunk_reuse
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 build: $(STAMP) ## wheel and source distribution in dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
