@@ -13,9 +13,10 @@ numbers made from a hash. The store is
 
 Each run is a process of its own, but for memory.
 
-Seconds are those of a run from opening the store to closing it, imports and a first run elsewhere excluded. Memory is
-the peak of the process during a run with a server, less what it held when the server was connected: what the run itself
-needs, the store not being part of it. Tools take turns; figures are medians.
+Seconds are those of a run from opening the store to closing it, imports and a first run elsewhere excluded; processor
+seconds are less moved by what else the machine does. Memory is the peak of the process during a run with a server, less
+what it held when the server was connected: what the run itself needs, the store not being part of it. Tools take turns;
+figures are medians.
 
 The others live in an environment of their own, made in FOLDER by benchmarks/ingest-peers.txt when it is not there.
 Without --peers only this package runs.
@@ -70,6 +71,10 @@ class Measurements:
         """Return the time of a run with opening and closing."""
         return self.median(tool, place, step, "open", "run", "close")
 
+    def processor(self, tool: str, place: str, step: str) -> float:
+        """Return the processor time of the tool's process for the same."""
+        return self.median(tool, place, step, "cpu")
+
     def needed(self, tool: str, place: str, step: str) -> float:
         """Return the memory of a run in bytes, without what was there when the store was open."""
         return statistics.median(run["peak"] - run["opened"] for run in self.runs[tool, place, step])
@@ -121,7 +126,7 @@ class Bench:
 @contextmanager
 def server() -> Iterator[tuple[str, dict[str, str]]]:
     """Start the server of the tests in a process of its own, with an empty memory."""
-    command = [sys.executable, "-m", "tests.server"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.server"]  # local mode warns of stores this size
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             said = json.loads(process.stdout.readline() if process.stdout else "")
@@ -229,6 +234,7 @@ def main() -> None:
     for tool, versions in found.versions.items():
         print(f"  {tool}: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
     print_table(found, "seconds of a run, opening and closing the store included", options.places, "seconds")
+    print_table(found, "processor seconds of the same, a server's own not included", options.places, "processor")
     if "server" in options.places:
         print_table(found, "memory of a run, store in another process, MB", ["server"], "needed")
     if growth:
