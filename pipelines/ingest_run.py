@@ -17,9 +17,10 @@ from pipelines.documents import Document, RejectedDocument
 from pipelines.drafts import Tally
 from pipelines.errors import RebuildError
 from pipelines.generations import announce
+from pipelines.known import KnownDocuments
 from pipelines.layer_choice import ChunkSample, resolve_layers
 from pipelines.model_registry import remember_model
-from pipelines.planning import Survey, first_sighting, quarantine_of, text_batches
+from pipelines.planning import Survey, quarantine_of, text_batches
 from pipelines.point_store import PointStore
 from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument
 from pipelines.storage import StorageConfig
@@ -219,10 +220,12 @@ class IngestRun:
         last = self._last_run()
         if written is None or last is None:
             return Survey(pipeline, None, retry=retry, texts=self.target.live is not None)
+        known = KnownDocuments(written.ledger.scan())
         if in_flight := frozenset(last.in_flight):
-            return Survey(pipeline, written.ledger, in_flight, retry=retry)
+            return Survey(pipeline, written.ledger, in_flight, retry=retry, documents=known)
         points = PointStore(self.store, written.physical)
-        return Survey(pipeline, written.ledger, damaged=damaged_documents(written.ledger, points), retry=retry)
+        damaged = damaged_documents(written.ledger, points, known.points)
+        return Survey(pipeline, written.ledger, damaged=damaged, retry=retry, documents=known)
 
     def _last_run(self) -> RunRecord | None:
         """Return the record of the last run into the collection that is written, if it has a ledger by now."""
@@ -270,14 +273,14 @@ class IngestRun:
         return back
 
     def _documents(self, writer: Writer, watched: set[str], back: set[str]) -> Iterator[Document]:
-        seen: set[bytes] = set()
+        seen = KnownDocuments()
         started = perf_counter()
         reading = 0.0
         for found in self.source.documents():
             reading += perf_counter() - started
             if found.id in watched:
                 back.add(found.id)
-            if first_sighting(seen, found.id):
+            if seen.note(found.id):
                 if isinstance(found, RejectedDocument):
                     self._reject(writer, found)
                 else:

@@ -26,7 +26,7 @@ _PAGE = 2000
 _BATCH = 256
 _ENVELOPE = 2000  # bytes of the rest of an entry: hashes, names of fields, a reason
 _INDEXED = {"status": models.PayloadSchemaType.KEYWORD, "generation": models.PayloadSchemaType.INTEGER}
-_BRIEF = ["kind", "document_id", "source", "content_hash", "text_hash", "settled", "status", "quarantine"]
+_BRIEF = ["kind", "points", "document_id", "source", "content_hash", "text_hash", "settled", "status", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class LedgerEntry:
         truncated_chunks: Chunks that were cut to fit.
         truncated_tokens: Content tokens cut off them.
         updated_at: UTC, ISO 8601.
+        points: How many point ids the stored entry has, where it was read; also in brief.
     """
 
     document_id: str
@@ -77,6 +78,12 @@ class LedgerEntry:
     truncated_chunks: int = 0
     truncated_tokens: int = 0
     updated_at: str = field(default="", compare=False)
+    points: int = field(default=0, compare=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """The document is searchable as its content hash says, and nothing else is to be known of it."""
+        return self.committed and self.settled and self.quarantine is None
 
     @property
     def committed(self) -> bool:
@@ -255,6 +262,7 @@ def _point(entry: LedgerEntry) -> models.PointStruct:
         "content_hash": entry.content_hash,
         "text_hash": entry.text_hash,
         "point_ids": list(entry.point_ids),
+        "points": len(entry.point_ids),
         "settled": entry.settled,
         "payload_hash": entry.payload_hash,
         "status": entry.status,
@@ -282,4 +290,5 @@ def _entry(payload: Mapping[str, JSON]) -> LedgerEntry:
         truncated_chunks=int(cast("float", payload.get("truncated_chunks", 0))),
         truncated_tokens=int(cast("float", payload.get("truncated_tokens", 0))),
         updated_at=str(payload.get("updated_at", "")),
+        points=int(cast("float", payload.get("points", 0))),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.documents import Document, RejectedDocument
 from pipelines.errors import DeletionGuardError
+from pipelines.known import KnownDocuments
 from pipelines.ledger import LedgerEntry, Quarantine
 from pipelines.options import Delete, DeletionGuard
 from pipelines.points import text_hash
@@ -54,8 +55,9 @@ class Survey:
     nameless: int = 0
     fresh_rejections: list[RejectedDocument] = field(default_factory=list)
     gone: Gone = field(default_factory=lambda: Gone())
-    _seen: set[bytes] = field(default_factory=set)
-    _texts: set[bytes] = field(default_factory=set)
+    documents: KnownDocuments = field(default_factory=KnownDocuments)
+    """What the ledger says in brief, and which ids the source has."""
+    _texts: array[int] = field(default_factory=lambda: array("Q"))
     _new_texts: dict[bytes, list[str]] = field(default_factory=dict)
 
     def run(
@@ -75,14 +77,11 @@ class Survey:
         """
         for batch in text_batches(source.documents(), _BATCH):
             self._compare(batch, look)
-            progress("plan", len(self._seen), None)
-        if self.ledger is not None:
+            progress("plan", self.documents.seen, None)
+        if self.ledger is not None and self.documents.misses_any():
             self.gone = self.gone_from(self.ledger)
-
-    @property
-    def documents(self) -> int:
-        """How many ids the source has."""
-        return len(self._seen)
+        else:
+            self.gone = Gone(self.documents.committed)
 
     def keeps(self, delete: Delete) -> bool:
         """Tell whether documents that seem to be gone stay: any of them may be a record that nobody can name."""
@@ -99,7 +98,7 @@ class Survey:
 
     def has(self, document_id: str) -> bool:
         """Tell whether the source has a document, readable or not."""
-        return was_seen(self._seen, document_id)
+        return self.documents.has(document_id)
 
     def entry(self, document_id: str) -> LedgerEntry | None:
         """Return all that the ledger says of a document."""
@@ -108,10 +107,11 @@ class Survey:
     def gone_from(self, ledger: Ledger) -> Gone:
         """Find the documents of a ledger that the source no longer has, and those that have another id now."""
         found = Gone()
+        texts = set(self._texts)
         waiting = {text: sorted(ids, reverse=True) for text, ids in self._new_texts.items()}
         for entry in ledger.scan():
             found.known += entry.committed
-            if was_seen(self._seen, entry.document_id):
+            if self.documents.has(entry.document_id):
                 continue
             if not entry.committed:
                 found.forgotten.append(entry.document_id)
@@ -121,23 +121,31 @@ class Survey:
                 found.moved[waiting[text].pop()] = entry.document_id
             else:
                 found.doomed.append(entry.document_id)
-                found.copies += bool(text) and text in self._texts
+                found.copies += bool(text) and int.from_bytes(text[:8], "big") in texts
         return found
 
     def _compare(
         self, batch: Sequence[Document | RejectedDocument], look: Callable[[Document, bool], None] | None
     ) -> None:
-        ids = [found.id for found in batch]
-        entries = self.ledger.get(ids, brief=True) if self.ledger is not None else {}
-        for found in batch:
-            if not first_sighting(self._seen, found.id):
+        same = [isinstance(found, Document) and self._is_unchanged(found) for found in batch]
+        others = [found.id for found, known in zip(batch, same, strict=True) if not known]
+        entries = self.ledger.get(others, brief=True) if self.ledger is not None else {}
+        for found, known in zip(batch, same, strict=True):
+            if not self.documents.note(found.id):
                 self.quarantined.append(duplicate(found))
             elif isinstance(found, RejectedDocument):
                 self._reject(found, entries.get(found.id))
             else:
-                wanted = self._judge(found, entries.get(found.id))
+                wanted = not known and self._judge(found, entries.get(found.id))
+                if known:
+                    self._note_text(found)
+                    self.unchanged += 1
                 if look is not None:
                     look(found, wanted)
+
+    def _is_unchanged(self, document: Document) -> bool:
+        suspect = document.id in self.in_flight or document.id in self.damaged
+        return not suspect and self.documents.is_unchanged(document)
 
     def _judge(self, document: Document, entry: LedgerEntry | None) -> bool:
         if entry is None or (not entry.committed and entry.quarantine is None):
@@ -167,7 +175,7 @@ class Survey:
 
     def _note_text(self, document: Document) -> None:
         if self.texts and document.text.strip():
-            self._texts.add(bytes.fromhex(text_hash(document.text)))
+            self._texts.append(int(text_hash(document.text)[:16], 16))
 
     def _reject(self, found: RejectedDocument, entry: LedgerEntry | None) -> None:
         self.rejected.add(found.id)
@@ -270,22 +278,3 @@ def duplicate(found: Document | RejectedDocument) -> QuarantinedDocument:
         "read",
         f"another document of this source has the id {found.id!r} already; that one was kept; make ids unique",
     )
-
-
-def first_sighting(seen: set[bytes], document_id: str) -> bool:
-    """Note an id; False when it was noted before."""
-    key = _key(document_id)
-    if key in seen:
-        return False
-    seen.add(key)
-    return True
-
-
-def was_seen(seen: set[bytes], document_id: str) -> bool:
-    """Tell whether an id was noted."""
-    return _key(document_id) in seen
-
-
-def _key(document_id: str) -> bytes:
-    """Sixteen bytes stand for an id of any length."""
-    return hashlib.blake2b(document_id.encode("utf-8"), digest_size=16).digest()

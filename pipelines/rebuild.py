@@ -52,10 +52,10 @@ def finish_rebuild(run: IngestRun) -> IngestPlan:
 def _check_complete(run: IngestRun) -> None:
     """Every document of the source has an entry, searchable or quarantined, and no other document has one."""
     entries = sum(1 for _ in run.target.made.ledger.scan())
-    if entries != run.found.documents:
+    if entries != run.found.documents.seen:
         raise RebuildError(
             f"the new generation of {run.name!r} has {entries} documents where the source has "
-            f"{run.found.documents}: the source changes faster than it is read; run again, it goes on from here"
+            f"{run.found.documents.seen}: the source changes faster than it is read; run again, it goes on from here"
         )
 
 
