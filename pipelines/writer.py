@@ -83,6 +83,7 @@ class Writer:
         self._pending: list[Pending] = []
         self._ready: list[Ready] = []
         self._drafts: list[Draft] = []
+        self._characters = 0  # of the drafts' documents, which are held until they are committed
         self._group = _SMALLEST_GROUP
         self._through = 0
 
@@ -114,9 +115,10 @@ class Writer:
             donor = before.get(former.get(document.id, ""))
             draft = Draft(document, document.content_hash, before.get(document.id), donor)
             self._drafts.append(draft)
+            self._characters += len(document.text) + len(document.id)
             self._cut(draft)
             draft.complete = True
-            if len(self._drafts) >= _LARGEST_GROUP or self._characters() >= _CHARACTERS:
+            if len(self._drafts) >= _LARGEST_GROUP or self._characters >= _CHARACTERS:
                 self._flush()
             if self._through > through:
                 through = self._through
@@ -243,9 +245,7 @@ class Writer:
         self._through += len(done) + len(failed)
         settled = {id(draft) for draft in (*done, *failed)}
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
-
-    def _characters(self) -> int:
-        return sum(len(draft.document.text) + len(draft.document.id) for draft in self._drafts)
+        self._characters = sum(len(draft.document.text) + len(draft.document.id) for draft in self._drafts)
 
     def _encode(self) -> list[Point]:
         pending, self._pending = self._pending, []
