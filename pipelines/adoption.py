@@ -44,5 +44,7 @@ def update_storage(store: Store, collection: Collection, storage: StorageConfig)
             quantization_config=storage.quantization_diff(),
         )
     manifest = replace(collection.manifest, storage=storage.to_dict())
+    changed = complete_collection(store, replace(collection, manifest=manifest))
+    # Last, for a run that is cut short before does all of it again.
     store.call(store.client.update_collection, collection.physical, metadata=manifest.to_metadata())
-    return complete_collection(store, load_collection(store, collection.name, collection.physical))
+    return changed

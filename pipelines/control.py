@@ -41,7 +41,7 @@ class ControlRecord:
         retired: Those that were live, the last one first.
         building: The one that is being built beside the live one, if any.
         replaces: What the alias pointed to when `building` was about to take its place; "" before that.
-        swapped_at: When that was; UTC, ISO 8601.
+        swapped_at: When that was, or when it was begun; UTC, ISO 8601.
     """
 
     retired: tuple[Retired, ...] = ()

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from pipelines.collection import get_collection, load_collection, point_alias
 from pipelines.control import Control, ControlRecord
-from pipelines.errors import ForeignCollectionError, ManifestError, NoPreviousGenerationError
+from pipelines.errors import ForeignCollectionError, ManifestError, NoPreviousGenerationError, RebuildError
 from pipelines.lease import write_lease
 from pipelines.manifest import now
-from pipelines.physical import collections, generations, ledger_name
+from pipelines.physical import aliases, collections, generations, ledger_name
 from pipelines.store import open_store
 
 if TYPE_CHECKING:
     from pipelines.collection import Collection
     from pipelines.errors import JSON
+    from pipelines.options import Delete
+    from pipelines.planning import Gone, Survey
     from pipelines.store import Store, StoreLike
 
 GRACE = timedelta(days=7)
@@ -58,7 +60,31 @@ def announce(store: Store, name: str, building: str, live: str) -> None:
     control = Control(store, name)
     record = control.record(live)
     if record.building != building:
-        control.put_record(replace(record, building=building, replaces="", swapped_at=""))
+        begun = record.without(building)  # what is written to is nothing to roll back to
+        control.put_record(replace(begun, building=building, replaces="", swapped_at=now()))
+
+
+def check_gone(name: str, found: Survey, gone: Gone, delete: Delete) -> None:
+    """Refuse to build a generation that would lack documents which are to be kept: it has what the source has.
+
+    Args:
+        name: Of the collection.
+        found: The comparison with the source.
+        gone: Documents that are searchable now and that the source seems to lack.
+        delete: What is to happen to such documents.
+
+    Raises:
+        RebuildError: there are some.
+    """
+    if not gone.doomed or not found.keeps(delete):
+        return
+    if delete == "guarded":
+        raise RebuildError(f"no new generation of {name!r} is built: {found.doubt(len(gone.doomed))}")
+    raise RebuildError(
+        f"{len(gone.doomed)} documents of collection {name!r} are not in this source, first {min(gone.doomed)!r}; "
+        "a new generation is built from the source and cannot keep them; index all sources as one, or pass "
+        "`--delete all` to let them go"
+    )
 
 
 def swap_in(store: Store, name: str, built: str, live: str, *, ours: bool = True) -> None:
@@ -126,8 +152,9 @@ def _pruned(store: Store, live: Collection, before: datetime) -> PruneReport:
     control = Control(store, live.name)
     record = control.record(live.physical)
     removed, kept = [], []
+    named = set(aliases(store).values())
     for physical in generations(store, live.name):
-        if physical == live.physical:
+        if physical in named:
             continue
         if _age(store, live.name, physical, record) > before:
             kept.append(physical)
@@ -145,6 +172,8 @@ def _pruned(store: Store, live: Collection, before: datetime) -> PruneReport:
 
 def _age(store: Store, name: str, physical: str, record: ControlRecord) -> datetime:
     """Tell when a generation was last of use: retired, or begun."""
+    if physical == record.building:
+        return datetime.fromisoformat(record.swapped_at)
     for old in record.retired:
         if old.physical == physical:
             return datetime.fromisoformat(old.at)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from pipelines.adoption import adopt_in_place, update_storage
 from pipelines.chunking import CHUNKING_FAILURES, Chunker
-from pipelines.collection import make_collection, point_alias
+from pipelines.collection import complete_collection, make_collection, point_alias
 from pipelines.cost import Cost
 from pipelines.damage import damaged_documents
 from pipelines.documents import Document, RejectedDocument
 from pipelines.drafts import Tally
-from pipelines.errors import RebuildError
-from pipelines.generations import announce
+from pipelines.generations import announce, check_gone
 from pipelines.known import KnownDocuments
 from pipelines.layer_choice import ChunkSample, resolve_layers
 from pipelines.model_registry import remember_model
@@ -131,6 +130,8 @@ class IngestRun:
                 announce(self.store, self.name, made.physical, target.replaces)
         else:
             made = update_storage(self.store, target.collection, storage)
+            if not made.ledger.exists():  # adopting it was cut short
+                complete_collection(self.store, made)
         self.target = replace(target, collection=made)
         remember_model(target.encoder.config)  # before the work: a run that is cut short is continued without --model
 
@@ -182,8 +183,8 @@ class IngestRun:
             replaced: What the name stood for before, when it stands for a new generation now.
         """
         tally, made = self.tally, self.target.made
-        count = PointStore(self.store, made.physical).count() if self.store.embedded else 0
-        advice = [_ADVICE.format(count=count)] if count > _EMBEDDED_LIMIT and tally.points_written else []
+        count = PointStore(self.store, made.physical).count() if self.store.embedded and tally.points_written else 0
+        advice = [_ADVICE.format(count=count)] if count > _EMBEDDED_LIMIT else []
         new = {found.document_id: found for found in (*planned.quarantined, *tally.quarantined)}
         seconds = self.seconds | tally.seconds
         return IngestReport(
@@ -194,7 +195,7 @@ class IngestRun:
             documents_changed=tally.changed,
             documents_moved=tally.moved,
             documents_unchanged=planned.unchanged,
-            documents_deleted=tally.deleted,
+            documents_deleted=tally.deleted if replaced is None else len(planned.deleted),
             documents_quarantined=len(new),
             documents_empty=tally.empty,
             quarantined=tuple(new.values()),
@@ -237,12 +238,7 @@ class IngestRun:
         gone = self.found.gone
         if target.live is not None and target.live is not target.collection:
             gone = self.found.gone_from(target.live.ledger)
-            if gone.doomed and self.found.keeps(self.options.delete):
-                raise RebuildError(
-                    f"{len(gone.doomed)} documents of collection {self.name!r} are not in this source, first "
-                    f"{min(gone.doomed)!r}; a new generation is built from the source and cannot keep them; "
-                    "index all sources as one, or pass `--delete all` to let them go"
-                )
+            check_gone(self.name, self.found, gone, self.options.delete)
         return self.found.plan(self.name, self.source.description, self.options.delete, gone, target.changes)
 
     def _storage(self) -> StorageConfig:

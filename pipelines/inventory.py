@@ -10,7 +10,7 @@ from pipelines.collection import find_collection, get_collection
 from pipelines.control import Control
 from pipelines.errors import ForeignCollectionError, InvalidCollectionNameError
 from pipelines.lease import holder
-from pipelines.physical import aliases, collections
+from pipelines.physical import CONTROL, aliases, collections
 from pipelines.planning import still_quarantined
 from pipelines.point_store import PointStore
 from pipelines.report import QuarantinedDocument
@@ -74,7 +74,8 @@ def status(store: StoreLike | None, name: str | None = None) -> list[CollectionS
     with open_store(store, create=False) as opened:
         if name is not None:
             return [_describe(opened, get_collection(opened, name))]
-        found = (_ours(opened, alias) for alias in aliases(opened))
+        written = {other.removesuffix(CONTROL) for other in collections(opened) if other.endswith(CONTROL)}
+        found = (_ours(opened, known) for known in sorted({*aliases(opened), *written}))
         return [_describe(opened, collection) for collection in found if collection is not None]
 
 

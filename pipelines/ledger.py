@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.errors import JSON
     from pipelines.store import Store
 
-_PAGE = 2000
+_PAGE, _FULL_PAGE = 2000, 200  # a full entry has all point ids of its document
 _BATCH = 256
 _ENVELOPE = 2000  # bytes of the rest of an entry: hashes, names of fields, a reason
 _INDEXED = {"status": models.PayloadSchemaType.KEYWORD, "generation": models.PayloadSchemaType.INTEGER}
@@ -175,7 +175,7 @@ class Ledger:
                 self._store.client.scroll,
                 self.name,
                 scroll_filter=only,
-                limit=_PAGE,
+                limit=_PAGE if brief else _FULL_PAGE,
                 offset=offset,
                 with_payload=_BRIEF if brief else True,
             )

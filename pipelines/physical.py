@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pipelines.store import Store
 
 _LEDGER = "--ledger"
-_CONTROL = "--control"
+CONTROL = "--control"
+"""Ends the name of a collection that says who writes to a name."""
 _PHYSICAL = re.compile(r"(?P<name>.+)--(?P<key>[0-9a-f]{12})-(?P<generation>[0-9]+)")
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; Qdrant and file systems allow 255, and the suffixes need the rest
@@ -40,7 +41,7 @@ def check_name(name: str) -> None:
         raise InvalidCollectionNameError(name, f"it contains {', '.join(map(repr, bad))}")
     if len(name.encode("utf-8")) > _LONGEST:
         raise InvalidCollectionNameError(name, f"it is longer than {_LONGEST} bytes")
-    if name.endswith((_LEDGER, _CONTROL)) or _PHYSICAL.fullmatch(name):
+    if name.endswith((_LEDGER, CONTROL)) or _PHYSICAL.fullmatch(name):
         raise InvalidCollectionNameError(name, "it looks like a name that kvembed gives to its own collections")
 
 
@@ -63,7 +64,7 @@ def ledger_name(physical: str) -> str:
 
 def control_name(name: str) -> str:
     """Name the collection that says who writes to a name, and which generations it has."""
-    return f"{name}{_CONTROL}"
+    return f"{name}{CONTROL}"
 
 
 def generations(store: Store, name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -58,6 +59,7 @@ class Survey:
     documents: KnownDocuments = field(default_factory=KnownDocuments)
     """What the ledger says in brief, and which ids the source has."""
     _texts: array[int] = field(default_factory=lambda: array("Q"))
+    _stuck: set[int] = field(default_factory=set)
     _new_texts: dict[bytes, list[str]] = field(default_factory=dict)
 
     def run(
@@ -91,9 +93,13 @@ class Survey:
         """Say, if it is so, that documents stay because of records that nobody can name."""
         if not (self.nameless and delete == "guarded" and self.gone.doomed):
             return ()
+        return (self.doubt(len(self.gone.doomed)),)
+
+    def doubt(self, gone: int) -> str:
+        """Say what records that nobody can name leave open."""
         return (
-            f"{self.nameless} damaged records do not tell which documents they are, and {len(self.gone.doomed)} "
-            "documents seem to be gone, which may be these: they stay; mend the source, or pass `--delete all`",
+            f"{self.nameless} damaged records do not tell which documents they are, and {gone} documents seem to be "
+            "gone, which may be these: they stay; mend the source, or pass `--delete all`"
         )
 
     def has(self, document_id: str) -> bool:
@@ -107,7 +113,7 @@ class Survey:
     def gone_from(self, ledger: Ledger) -> Gone:
         """Find the documents of a ledger that the source no longer has, and those that have another id now."""
         found = Gone()
-        texts = set(self._texts)
+        texts = Counter(self._texts)
         waiting = {text: sorted(ids, reverse=True) for text, ids in self._new_texts.items()}
         for entry in ledger.scan():
             found.known += entry.committed
@@ -117,11 +123,15 @@ class Survey:
                 found.forgotten.append(entry.document_id)
                 continue
             text = bytes.fromhex(entry.text_hash)
+            short = int.from_bytes(text[:8], "big")
             if text and waiting.get(text):
                 found.moved[waiting[text].pop()] = entry.document_id
-            else:
+                texts[short] -= 1
+            elif not (text and short in self._stuck):
                 found.doomed.append(entry.document_id)
-                found.copies += bool(text) and int.from_bytes(text[:8], "big") in texts
+                copied = bool(text) and texts[short] > 0
+                found.copies += copied
+                texts[short] -= copied
         return found
 
     def _compare(
@@ -155,6 +165,8 @@ class Survey:
         why = entry.quarantine
         if why and why.pipeline == self.pipeline and why.content_hash == content_hash and not self.retry:
             self.quarantined.append(still_quarantined(document.id, document.source, why))
+            if not entry.committed and document.text.strip():  # the same text may be searchable under a former id
+                self._stuck.add(int(text_hash(document.text)[:16], 16))
             return False
         self._note_text(document)
         same = entry.content_hash == content_hash and entry.settled and why is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import RebuildError
 from pipelines.generations import swap_in
+from pipelines.planning import check_deletions
 from pipelines.recall import recall_check
 from pipelines.storage import StorageConfig
 from pipelines.store import batches
@@ -36,8 +37,10 @@ def finish_rebuild(run: IngestRun) -> IngestPlan:
             kept for the next run.
     """
     planned = run.catch_up()
+    check_deletions(planned, run.options.delete, run.options.guard)  # the source may have emptied while it was built
     found = run.found
-    if planned.added or planned.changed or planned.moved or found.gone.doomed or found.fresh_rejections:
+    left = (planned.added, planned.changed, planned.moved, found.gone.doomed, found.gone.forgotten)
+    if any(left) or found.fresh_rejections:
         run.write(planned)
     run.progress("verify", 0, None)
     _check_complete(run)
@@ -62,7 +65,14 @@ def _check_complete(run: IngestRun) -> None:
 def _check_kept(run: IngestRun) -> None:
     """Few documents that are searchable now and still in the source may be missing from the new generation."""
     live, options = run.target.live, run.options
-    if live is None or options.delete == "all":
+    if options.delete == "all":
+        return
+    if live is None:
+        if not any(entry.committed for entry in run.target.made.ledger.scan()):
+            raise RebuildError(
+                f"nothing of the source is searchable in the new collection, so the alias {run.name!r} was not taken "
+                "over; mend the source, or pass `--delete all`"
+            )
         return
     lost = [document_id for document_id in _unsearchable(live, run.target.made) if run.found.has(document_id)]
     known = sum(entry.committed for entry in live.ledger.scan())
@@ -88,7 +98,8 @@ def _check_sound(run: IngestRun) -> None:
         )
     if problems:
         raise RebuildError(
-            f"the new generation of {run.name!r} is not sound: {'; '.join(problems)}; the name was not moved"
+            f"the new generation of {run.name!r} is not sound: {'; '.join(problems)}; the name was not moved; where "
+            f"the next run does not mend it, `kvembed prune {run.name} --grace 0s` removes what was built"
         )
 
 

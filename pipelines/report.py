@@ -103,7 +103,7 @@ class IngestReport:
     rebuilt: bool = False
     """The name stands for a new generation, built by another encoder or chunking."""
     replaced: str | None = None
-    """The collection that the name stood for before; `rollback` returns to it."""
+    """The collection that the name stood for before; `rollback` returns to it, if it was made here."""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage: plan, select_layers, parse, chunk, embed, write."""

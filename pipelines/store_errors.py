@@ -21,6 +21,8 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from pipelines.errors import PipelineError, StoreError, StoreFullError, StoreUnavailableError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = "no space left"  # what a server says of its own disk, in an answer of 500, 507 or INTERNAL
+_NO_INDEX = "SQLITE_IOERR_SHMSIZE"  # no room for the index of a log; SQLite calls that a failure of the disk
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 # 500 and its gRPC forms too: Qdrant says so of a replica that is away and of a shard that is not ready yet. It says so
 # of a full disk as well, which then costs the time of the retries; giving up at once would end a long run at a hiccup.
@@ -102,7 +104,7 @@ def store_error(label: str, error: Exception) -> PipelineError:
         return _of_grpc(label, error)
     if isinstance(error, OSError):
         return _of_system(label, error)
-    return _of_sqlite(label, str(error))
+    return _of_sqlite(label, error)
 
 
 def _of_transport(label: str, error: Exception) -> PipelineError:
@@ -137,6 +139,8 @@ def _of_busy(label: str, error: QdrantException) -> PipelineError:
 
 def _of_status(label: str, error: UnexpectedResponse) -> PipelineError:
     status, said = error.status_code or 0, _first_line(error)
+    if _NO_SPACE in str(error).lower() or status == 507:
+        return _full(label)
     if status in _TRANSIENT_STATUS:
         return _unavailable(label, said, _seconds(error.headers.get("Retry-After")))
     if status in (401, 403):
@@ -153,6 +157,8 @@ def _of_grpc(label: str, error: grpc.RpcError) -> PipelineError:
     if not isinstance(error, grpc.Call):
         return StoreError(f"Qdrant at {label} refused the request: {error}")
     code, said = error.code(), error.details() or str(error)
+    if _NO_SPACE in said.lower():
+        return _full(label)
     if code in _TRANSIENT_GRPC and _TOO_LARGE not in said:
         named = {item.key: item.value for item in error.trailing_metadata() or ()}
         return _unavailable(label, said, _seconds(named.get("retry-after")))
@@ -186,13 +192,19 @@ def _of_system(label: str, error: OSError) -> PipelineError:
     return StoreError(f"store {label}: {error}")
 
 
-def _of_sqlite(label: str, said: str) -> PipelineError:
-    if "full" in said:
+def _of_sqlite(label: str, error: Exception) -> PipelineError:
+    said = str(error)
+    if "full" in said or getattr(error, "sqlite_errorname", "") == _NO_INDEX:
         return _full(label)
     if "readonly" in said or "unable to open" in said:
         return _unwritable(label)
     if "malformed" in said or "not a database" in said:
         return _damaged(label, said)
+    if "disk I/O error" in said:
+        return StoreError(
+            f"the disk under the store {label} failed ({said}), as it does also where a quota is used up or a file "
+            "may not grow (ulimit -f); mend that and run again, what was committed stays"
+        )
     return StoreError(f"store {label}: {said}")
 
 

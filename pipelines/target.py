@@ -93,6 +93,8 @@ def choose_target(
         chunking = asked or ChunkingConfig()
         begun, encoder = _begun(store, name, encoder, chunking, None)
         return Target(None, begun, encoder, chunking)
+    if live.manifest.name != name:
+        raise ForeignCollectionError(name, f"it is another name for what {live.manifest.name!r} stands for")
     chunking = asked or ChunkingConfig.from_dict(live.manifest.chunking)
     candidate = _with_layers_of(live, encoder)
     found = changes(live, candidate, chunking)

@@ -179,7 +179,7 @@ def _repaired(
 ) -> tuple[Findings, Mended]:
     """Look again, now that nobody else writes, and mend what is wrong."""
     with write_lease(store, collection.name, wait) as lease:
-        if resolve(lease.store, collection.name) != collection.physical:
+        if (resolve(lease.store, collection.name) or collection.name) != collection.physical:
             raise TransientError(f"collection {collection.name!r} was rebuilt meanwhile; verify it again")
         held = replace(collection, ledger=Ledger(lease.store, collection.physical))
         # One altered vector in a sample is a sign of more outside.

@@ -22,7 +22,7 @@ from pipelines.ledger import LedgerEntry, Quarantine, RunRecord
 from pipelines.manifest import now
 from pipelines.planning import still_quarantined
 from pipelines.points import payload, payload_digest
-from pipelines.store import batches
+from pipelines.store import batches, json_bytes, sized_batches
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
@@ -149,7 +149,7 @@ class Writer:
             moved: They are searchable under another id, and no loss.
         """
         self._flush()
-        for batch in batches(document_ids, _REMOVALS):
+        for batch in sized_batches(document_ids, json_bytes, _REMOVALS):
             started = perf_counter()
             entries = self._ledger.get(batch)
             self._mark(tuple(batch))

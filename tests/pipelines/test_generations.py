@@ -452,3 +452,88 @@ def test_ingest_collection_cut_by_older_rules_is_rebuilt_unless_refused() -> Non
     assert dict(plan(documents(3), client, "notes", FakeEncoder()).rebuild) == {"chunking.rules": (None, 2)}
     with pytest.raises(EncoderMismatchError, match=r"chunking\.rules: stored None, given 2"):
         run(client, documents(3), on_change="refuse")
+
+
+def test_ingest_rebuild_whose_source_empties_meanwhile_deletes_nothing_unasked() -> None:
+    client = WatchedClient()
+    run(client, documents(40))
+    before = physical(client)
+    with pytest.raises(DeletionGuardError, match="37 of 40 documents"):
+        run(client, Changing(documents(40), documents(40), documents(3)), NEW)
+    assert physical(client) == before
+
+
+def test_ingest_alias_of_someone_else_is_not_taken_over_by_an_empty_collection() -> None:
+    client = WatchedClient()
+    client.create_collection("theirs", vectors_config=models.VectorParams(size=3, distance=models.Distance.DOT))
+    alias = models.CreateAlias(collection_name="theirs", alias_name="notes")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    with pytest.raises(RebuildError, match="nothing of the source is searchable"):
+        run(client, documents(3), adopt=True, encoder=FakeEncoder(poison="word"))
+    assert physical(client) == "theirs"
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["lost", "applied"])
+def test_ingest_adoption_cut_short_at_any_write_is_completed(applied: bool) -> None:
+    cut = 0
+    while True:
+        client = WatchedClient()
+        client.create_collection("notes", vectors_config=models.VectorParams(size=32, distance=models.Distance.COSINE))
+        client.crash_at, client.applied = len(client.writes) + cut, applied
+        try:
+            run(client, documents(3), adopt=True)
+        except Crash:
+            client.crash_at = None
+        else:
+            break
+        run(client, documents(3), adopt=True)
+        assert hits(client, OLD) == ["d3"] or hits(client, OLD, text(2)) == ["d2"]
+        assert verify_ok(client, OLD)
+        cut += 1
+    assert cut >= 8
+    assert [found.collection for found in status(client)] == ["notes"]
+
+
+def test_ingest_and_prune_leave_a_collection_with_a_second_name_alone() -> None:
+    client = WatchedClient()
+    first = run(client, documents(3))
+    alias = models.CreateAlias(collection_name=first.physical, alias_name="prod")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    with pytest.raises(ForeignCollectionError, match="it is another name for what 'notes' stands for"):
+        ingest(documents(4), client, "prod", FakeEncoder(), chunking=SMALL)
+    run(client, documents(3), NEW)
+    assert prune(client, "notes", grace=timedelta(0)).removed == ()
+    with open_collection(client, "prod", encoder=FakeEncoder()) as collection:
+        assert collection.search(text(1), 1)[0].document_id == "d1"
+
+
+def test_generation_that_is_built_anew_is_no_place_to_roll_back_to_and_is_not_pruned() -> None:
+    client = WatchedClient()
+    first = run(client, documents(6))
+    second = run(client, documents(6), NEW)
+    client.crash_at, client.applied = len(client.writes) + 7, True
+    with pytest.raises(Crash):
+        run(client, documents(6, "later"), OLD)
+    client.crash_at = None
+    assert physical(client) == second.physical
+    with pytest.raises(NoPreviousGenerationError):
+        rollback(client, "notes")
+    assert prune(client, "notes").kept == (first.physical,)
+    assert run(client, documents(6, "later"), OLD).physical == first.physical
+    assert rollback(client, "notes").physical == second.physical
+
+
+def test_ingest_rebuild_reports_the_deletions_of_its_plan() -> None:
+    client = WatchedClient()
+    run(client, documents(10))
+    planned = plan(documents(8), client, "notes", FakeEncoder(NEW), chunking=SMALL)
+    report = run(client, documents(8), NEW)
+    assert planned.deleted == ("d8", "d9")
+    assert report.documents_deleted == 2
+
+
+def test_ingest_rebuild_while_a_rejected_document_vanishes_is_completed() -> None:
+    client = WatchedClient()
+    run(client, documents(3))
+    bad = RejectedDocument("bad", "bad.pdf", "hash", "parse", "not a PDF")
+    assert run(client, Changing([*documents(3), bad], [*documents(3), bad], documents(3)), NEW).rebuilt

@@ -826,3 +826,28 @@ def test_ingest_waits_for_a_folder_that_another_client_holds(tmp_path: Path) -> 
     release.start()
     assert ingest(documents(1), tmp_path / "store", "notes", FakeEncoder(), wait=30.0).documents_added == 1
     release.join()
+
+
+def test_ingest_renamed_document_that_fails_keeps_its_old_form_run_after_run() -> None:
+    client = WatchedClient()
+    text = documents(1)[0].text
+    run(client, [Document("old", text, "old.txt"), *documents(8)[1:]])
+    renamed = [Document("new", text, "new.txt", metadata={"blob": "x" * 5_000_000}), *documents(8)[1:]]
+    for _ in range(3):
+        report = run(client, renamed)
+        assert (report.documents_deleted, report.documents_quarantined) == (0, 1)
+        assert "old" in search(client, text, 5)
+    writes = len(client.writes)
+    run(client, renamed)
+    assert client.writes[writes:] == []
+    run(client, [Document("new", text, "new.txt"), *documents(8)[1:]])
+    assert "old" not in search(client, text, 9)
+    assert "new" in search(client, text, 9)
+
+
+def test_ingest_equal_texts_do_not_switch_the_guard_off() -> None:
+    client = WatchedClient()
+    same = [Document(f"d{number}", "confidential", f"d{number}.txt") for number in range(50)]
+    run(client, same)
+    with pytest.raises(DeletionGuardError, match="48 of 50 documents"):
+        run(client, same[:1])

@@ -510,3 +510,15 @@ def test_open_store_server_without_room_for_the_manifest_is_refused(answer_as: C
 def test_open_store_server_that_refuses_the_key_names_the_setting(answer_as: Callable[[str, int], str]) -> None:
     with pytest.raises(StoreError, match=r"does not accept this key; set KVEMBED_QDRANT_API_KEY"):
         open_store(answer_as("1.16.0", 401))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnexpectedResponse(500, "Internal", b"Service internal error: No space left on device", httpx.Headers()),
+        UnexpectedResponse(507, "Insufficient Storage", b"", httpx.Headers()),
+        _Rpc(grpc.StatusCode.INTERNAL, details="No space left on device (os error 28)"),
+    ],
+)
+def test_store_error_of_a_server_without_space_says_so(error: Exception) -> None:
+    assert isinstance(store_error("http://host", error), StoreFullError)
