@@ -9,12 +9,20 @@ gone, but never a point whose ledger entry is there, because the points are sett
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from pipelines.store_folder import catalogue_kept
+
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+
+_CHANGES = frozenset({"create_collection", "delete_collection", "update_collection", "update_collection_aliases"})
+"""Operations of the client that write the catalogue anew."""
 
 
 def write_ahead(client: QdrantClient, collection: str | None = None) -> None:
@@ -32,6 +40,14 @@ def settle(client: QdrantClient, collection: str) -> None:
     connection = _connection(client, collection)
     if connection is not None:
         connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+
+
+def safe_change(client: QdrantClient, operation: Callable[..., object]) -> AbstractContextManager[None]:
+    """Let an operation of the client change the catalogue so that a kill or a loss of power cannot cost all of it."""
+    local = _local(client)
+    if not local.persistent or getattr(operation, "__name__", "") not in _CHANGES:
+        return nullcontext()
+    return catalogue_kept(Path(local.location))
 
 
 def _connection(client: QdrantClient, collection: str) -> sqlite3.Connection | None:

@@ -158,7 +158,9 @@ class IngestRun:
         wanted = {*planned.added, *planned.changed, *donors}
         back = self._write(writer, wanted, {*doomed, *donors.values()}) if wanted else set()
         followed = [old for new, old in donors.items() if new in writer.committed and old not in back]
-        for _ in writer.remove(followed, moved=True):
+        # A form that a kill left half written, of a document that is broken by now: it can take nobody's place.
+        halves = [one.document_id for one in made.ledger.scan() if self.target.replaces and not one.settled]
+        for _ in writer.remove(followed + halves, moved=True):
             pass
         gone, going = 0, [one for one in doomed if one not in back] + (found.gone.forgotten if removes else [])
         for batch in writer.remove(going):

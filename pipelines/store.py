@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
@@ -19,7 +20,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
-from pipelines.embedded import settle, write_ahead
+from pipelines.embedded import safe_change, settle, write_ahead
 from pipelines.errors import StoreError, StoreNotFoundError
 from pipelines.retrying import Retrying, RetryPolicy
 from pipelines.settings import Settings, load_settings
@@ -79,7 +80,7 @@ class Store:
         """
 
         def attempt() -> T:
-            with translated(self.label):
+            with translated(self.label), safe_change(self.client, operation) if self._grouped else nullcontext():
                 return operation(*args, **kwargs)
 
         if not self.embedded:

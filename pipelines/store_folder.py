@@ -1,17 +1,27 @@
-"""A folder as an embedded store: whether it is one, who holds it, and its first catalogue."""
+"""A folder as an embedded store: whether it is one, who holds it, and its catalogue.
+
+The catalogue, `meta.json`, names the collections and what an alias points to; without it all points are lost. Clients
+before 1.20 write it in place, where a kill leaves half of it, and none waits for the disk, so that a loss of power
+may leave nothing. Before every change a copy is put by that is on the disk, and the next one to open the folder
+returns to it where the catalogue itself is torn: the change was not made then, and is made again by whoever continues.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import StoreError, StoreLockedError, StoreNotFoundError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import TextIO
 
 _META = "meta.json"
+_KEPT = f"{_META}.kept"
 _LOCK = ".kvembed-lock"
 _QDRANT_LOCK = ".lock"
 
@@ -83,13 +93,49 @@ def _locked_file(path: Path) -> TextIO:
 
 
 def prepare(folder: Path) -> None:
-    """Put down the empty catalogue in one step: Qdrant's own first write can be cut in half by a kill."""
-    meta = folder / _META
-    if meta.is_file() and (meta.stat().st_size > 0 or (folder / "collection").exists()):
+    """See to it that there is a whole catalogue: the one that is there, the copy of it, or an empty one."""
+    meta, kept = folder / _META, folder / _KEPT
+    if _is_whole(meta):
         return
-    fresh = folder / f"{_META}.new"
-    fresh.write_text(json.dumps({"collections": {}, "aliases": {}}), encoding="utf-8")
-    fresh.replace(meta)
+    if _is_whole(kept):
+        _put(meta, kept.read_bytes())
+    elif not meta.is_file() or (meta.stat().st_size == 0 and not (folder / "collection").exists()):
+        _put(meta, json.dumps({"collections": {}, "aliases": {}}).encode("ascii"))
+
+
+@contextmanager
+def catalogue_kept(folder: Path) -> Iterator[None]:
+    """Put a copy of the catalogue by while it is changed, and let the change reach the disk."""
+    meta = folder / _META
+    _put(folder / _KEPT, meta.read_bytes())
+    yield
+    for changed in (meta, folder / "collection", folder):
+        if changed.exists():
+            _sync(changed)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file in one step: there is the old one or the new one, after a loss of power too."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_bytes(content)
+    _sync(fresh)
+    fresh.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def locked(label: str) -> StoreLockedError:

@@ -146,7 +146,7 @@ class Writer:
 
         Args:
             document_ids: Which.
-            moved: They are searchable under another id, and no loss.
+            moved: They are searchable under another id, or elsewhere, and no loss.
         """
         self._flush()
         for batch in sized_batches(document_ids, json_bytes, _REMOVALS):

@@ -15,10 +15,8 @@ from typing import TypeAlias
 from hypothesis import strategies as st
 
 from pipelines import ChunkingConfig, Document, RejectedDocument
-from pipelines.chunking import Chunker
 from pipelines.manifest import pipeline_hash
 from pipelines.physical import physical_name
-from pipelines.points import Occurrences
 from tests.pipelines.fake_encoder import FakeConfig, FakeEncoder
 
 POISON = "Poison"
@@ -68,25 +66,6 @@ def encoder(pipeline: int) -> FakeEncoder:
 def physical_of(pipeline: int) -> str:
     config, chunking = PIPELINES[pipeline]
     return physical_name("notes", pipeline_hash(config.fingerprint(), chunking.to_dict()))
-
-
-class Expected:
-    """The points of every form of every document, as the chunker and the naming of points have them."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, str, Form], Mapping[str, str]] = {}
-        self._chunkers = [Chunker(PIPELINES[number][1], encoder(number)) for number in range(len(PIPELINES))]
-
-    def points(self, pipeline: int, identifier: str, form: Form) -> Mapping[str, str]:
-        """Point -> text."""
-        key = (pipeline, identifier, form)
-        if key not in self._known:
-            found = document(identifier, form)
-            assert isinstance(found, Document)
-            named = Occurrences()
-            chunks = self._chunkers[pipeline].chunks(found)
-            self._known[key] = {named.point_id(chunk): chunk.text for chunk in chunks}
-        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -224,13 +203,17 @@ class Oracle:
     def after(self, pipeline: int, identifier: str, corpus: Corpus, delete: str, *, rebuilt: bool) -> Forms:
         """Forms of a document after a run that comes to its end."""
         if identifier in corpus:
-            form = corpus[identifier]
-            return self.of(pipeline, identifier) if form.fails else frozenset({form})
+            if not corpus[identifier].fails:
+                return frozenset({corpus[identifier]})
+            before = self.of(pipeline, identifier)
+            # One that a kill left half written takes no part when the name returns to its collection.
+            return before | NONE if rebuilt and len(before) > 1 else before
         return self.of(pipeline, identifier) if delete == "none" and not rebuilt else NONE
 
     def outcome(self, pipeline: int, corpus: Corpus, delete: str) -> dict[str, Forms]:
         rebuilt = self.live is not None and self.live != pipeline
-        return {one: self.after(pipeline, one, corpus, delete, rebuilt=rebuilt) for one in IDS}
+        known = {**self.forms.get(pipeline, {}), **corpus}
+        return {one: self.after(pipeline, one, corpus, delete, rebuilt=rebuilt) for one in known}
 
     def searchable(self, seen: int, pipeline: int, outcome: Mapping[str, Forms]) -> Iterator[tuple[str, Forms]]:
         """Forms of which one is complete at any moment of a run, in the collection that the name stands for.
@@ -240,20 +223,20 @@ class Oracle:
             pipeline: Of the run.
             outcome: What the run leaves there.
         """
-        for one in IDS:
+        for one in {**self.forms.get(seen, {}), **outcome}:
             if seen != pipeline:
                 yield one, self.of(seen, one)
             elif self.live in (None, seen):
-                yield one, self.of(seen, one) | outcome[one]
+                yield one, self.of(seen, one) | outcome.get(one, NONE)
             else:
-                yield one, outcome[one]
+                yield one, outcome.get(one, NONE)
 
     def came_to_its_end(self, pipeline: int, outcome: dict[str, Forms]) -> None:
         self.forms[pipeline] = outcome
         self.live = pipeline
 
     def was_cut_short(self, pipeline: int, outcome: Mapping[str, Forms]) -> None:
-        self.forms[pipeline] = {one: self.of(pipeline, one) | outcome[one] for one in IDS}
+        self.forms[pipeline] = {one: self.of(pipeline, one) | forms for one, forms in outcome.items()}
 
     def pruned(self, *, wholly: bool) -> None:
         for pipeline in [other for other in self.forms if other != self.live]:

@@ -23,7 +23,7 @@ from tests.faults.small_disk import DOCUMENTS, build
 
 ROOT = Path(__file__).parents[2]
 APART = ["unshare", "--user", "--map-root-user", "--mount"]
-INDEXES = 128 << 10  # of the write-ahead logs: a disk with less room cannot even open them
+INDEXES = 160 << 10  # of the write-ahead logs, and two catalogues: a disk with less room cannot even open them
 
 CHUNKS = 8
 """Of every document, in every edition."""

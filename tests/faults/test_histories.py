@@ -1,9 +1,5 @@
 """Any history, with runs that end anywhere, then one good run: what a clean build would leave.
 
-What a clean build of the last edition cannot know is the old form of a document that is broken now, which stays
-searchable. The oracle says which forms that can be; the store's own ledger says which one it was, and a clean build of
-just that form says what has to be there. Everything else is compared with a clean build of the last edition.
-
 Meanwhile every document is completely searchable in a form that the oracle allows, looked at after every single write.
 """
 
@@ -28,16 +24,12 @@ from pipelines import (
     prune,
     rollback,
 )
-from pipelines.ledger import Ledger
-from pipelines.store import open_store
+from tests.faults.clean import described, emptied, expectation, is_whole
 from tests.faults.histories import (
-    IDS,
     PIPELINES,
     START,
     Corpus,
     Edit,
-    Expected,
-    Form,
     Forms,
     Oracle,
     Step,
@@ -46,9 +38,8 @@ from tests.faults.histories import (
     histories,
     physical_of,
 )
-from tests.pipelines.stores import Crash, WatchedClient, contents
+from tests.pipelines.stores import Crash, WatchedClient
 
-EXPECTED = Expected()
 PIPELINE_OF = {physical_of(number): number for number in range(len(PIPELINES))}
 
 
@@ -99,12 +90,6 @@ def searchable(client: WatchedClient, pipeline: int) -> dict[str, dict[str, str]
         assert record.payload is not None
         found[record.payload["metadata"]["document_id"]][str(record.id)] = record.payload["page_content"]
     return found
-
-
-def emptied(client: WatchedClient) -> None:
-    """Take everything out of a store; making another client takes longer than a run."""
-    for found in client.get_collections().collections:
-        client.delete_collection(found.name)
 
 
 class History:
@@ -173,7 +158,7 @@ class History:
             self.crashes += isinstance(error, Crash)
         self.oracle.live = live(self.client)
         assert self.oracle.live in self.oracle.forms
-        self.look(self.oracle.live, {one: self.oracle.of(self.oracle.live, one) for one in IDS})
+        self.look(self.oracle.live, self.oracle.forms[self.oracle.live])
 
     def prune(self, step: Step) -> None:
         if self.oracle.live is None:
@@ -197,64 +182,6 @@ class History:
             assert is_whole(there.get(one, {}), seen, one, forms), f"{one!r} is in none of these forms: {forms}"
 
 
-def is_whole(there: dict[str, str], pipeline: int, identifier: str, forms: Forms) -> bool:
-    if None in forms:
-        return True
-    wanted = [EXPECTED.points(pipeline, identifier, form) for form in forms if form is not None]
-    return any(points.items() <= there.items() for points in wanted)
-
-
-CLEAN = WatchedClient()
-
-
-def clean_build(pipeline: int, corpus: Corpus) -> dict[str, Any]:
-    emptied(CLEAN)
-    found = [document(one, form) for one, form in corpus.items()]
-    ingest(found, CLEAN, "notes", encoder(pipeline), chunking=PIPELINES[pipeline][1])
-    return described(CLEAN, pipeline)
-
-
-def described(client: WatchedClient, pipeline: int) -> dict[str, Any]:
-    """Everything a clean build would leave, the hashes in the ledger too."""
-    with open_store(client) as store:
-        entries = list(Ledger(store, physical_of(pipeline)).scan(brief=False))
-    hashes = {entry.document_id: (entry.text_hash, entry.payload_hash) for entry in entries}
-    return {**contents(client, "notes"), "hashes": hashes}
-
-
-def kept_forms(history: History, pipeline: int) -> Corpus:
-    """The old forms of documents that are broken now: the ledger says which, the oracle whether it may be."""
-    with open_store(history.client) as store:
-        ledger = {entry.document_id: entry for entry in Ledger(store, physical_of(pipeline)).scan(brief=False)}
-    kept: Corpus = {}
-    for one, form in history.corpus.items():
-        if not form.fails:
-            continue
-        legal: dict[str, Form | None] = {"": None}
-        allowed = history.oracle.of(pipeline, one)
-        legal = {content_hash(one, old): old for old in allowed}
-        assert ledger[one].content_hash in legal, f"{one!r} is searchable in a form that it may not have"
-        old = legal[ledger[one].content_hash]
-        if old is not None:
-            kept[one] = old
-    return kept
-
-
-def content_hash(identifier: str, form: Form | None) -> str:
-    return "" if form is None else document(identifier, form).content_hash
-
-
-def expectation(history: History, pipeline: int) -> dict[str, Any]:
-    wanted = clean_build(pipeline, history.corpus)
-    if kept := kept_forms(history, pipeline):
-        old = clean_build(pipeline, kept)
-        for part in ("points", "vectors", "hashes"):
-            wanted[part] |= old[part]
-        for one, (source, content, points, settled, _, cut) in old["ledger"].items():
-            wanted["ledger"][one] = (source, content, points, settled, wanted["ledger"][one][4], cut)
-    return wanted
-
-
 def check(steps: list[Step], pipeline: int | None = None) -> int:
     """Go through a history, run once more, and compare; returns how many runs were cut short.
 
@@ -268,7 +195,7 @@ def check(steps: list[Step], pipeline: int | None = None) -> int:
     last = pipeline if pipeline is not None else steps[-1].pipeline if steps else 0
     good = Step(pipeline=last)
     history.take(good)
-    assert described(history.client, last) == expectation(history, last)
+    assert described(history.client, last) == expectation(history.client, last, history.corpus, history.oracle)
     writes = len(history.client.writes)
     history.take(good)
     assert history.client.writes[writes:] == [], "a second run wrote something"
@@ -307,6 +234,7 @@ def test_thousands_of_histories_each_then_one_good_run_equal_a_clean_build() -> 
 
 BROKEN = Edit("break", "b/c", "b/c", 0, 0)
 POISONED = Edit("poison", "d|e", "d|e", 1, 0)
+NOTED = Edit("note", "b/c", "b/c", 0, 3)
 EXCHANGED = Edit("exchange", "d|e", "a", 1, 0)
 
 
@@ -316,8 +244,10 @@ EXCHANGED = Edit("exchange", "d|e", "a", 1, 0)
         [Step(pipeline=2), Step((BROKEN,)), Step(action="prune", crash=2, applied=True), Step(pipeline=2)],
         [Step(), Step((POISONED,))],
         [Step(), Step((EXCHANGED,), crash=1), Step(crash=6), Step((POISONED,))],
+        [Step(), Step((NOTED,), crash=2, applied=True), Step((BROKEN,))],
+        [Step(), Step(pipeline=2, crash=8), Step((NOTED,), crash=2, applied=True), Step((BROKEN,), pipeline=2), Step()],
     ],
-    ids=["pruned", "poisoned", "in-flight"],
+    ids=["pruned", "poisoned", "in-flight", "half", "half-retired"],
 )
 def test_history_that_went_wrong_once_holds(steps: list[Step]) -> None:
     check(steps)

@@ -1,46 +1,76 @@
-"""Real processes, really killed: what they committed stays, and the next run continues."""
+"""Real processes, really killed: a reader misses nothing meanwhile, and one good run equals a clean build."""
 
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from qdrant_client import QdrantClient
+import pytest
 
-from pipelines import ingest
-from tests.faults.corpus import CHUNKING, edition
-from tests.pipelines.fake_encoder import FakeEncoder
-from tests.pipelines.stores import contents
+from tests.faults.attended import Attended
+from tests.faults.histories import WORDS, Corpus, Edit, Form
+from tests.faults.workshop import Workshop, workshop
 
-KILLS = 6
-
-
-def killed_after(folder: Path, number: int, seconds: float) -> bool:
-    """Index edition `number` in another process and kill it that long after its first write; False if it was done."""
-    command = [sys.executable, "-m", "tests.faults.corpus", str(folder), str(number)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+DOCUMENTS = 40
+KINDS = ("add", "delete", "rename", "exchange", "copy", "insert", "drop", "turn", "title", "note", "break", "poison")
+HEALS = ("heal", "heal")
 
 
-def test_ingest_killed_at_random_moments_then_run_once_equals_a_clean_build(tmp_path: Path) -> None:
-    chance = random.Random(20260101)
-    kills = 0
-    for number in range(KILLS):
-        kills += killed_after(tmp_path / "killed", number % 3, chance.uniform(0.0, 0.4))
-    assert kills >= KILLS // 2, "hardly any process was killed while it wrote; the corpus is too small"
-    ingest(edition(2), tmp_path / "killed", "notes", FakeEncoder(), chunking=CHUNKING, delete="all")
-    ingest(edition(2), tmp_path / "clean", "notes", FakeEncoder(), chunking=CHUNKING)
-    found = []
-    for name in ("killed", "clean"):
-        client = QdrantClient(path=str(tmp_path / name))
-        found.append(contents(client, "notes"))
-        client.close()
-    assert found[0] == found[1]
+@pytest.fixture(scope="module")
+def doomed() -> Iterator[Workshop]:
+    with workshop() as opened:
+        yield opened
+
+
+class Editor:
+    """Goes from one edition to the next: documents come, go, change, and get another id, as they are or edited."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.ids = [f"d{number}" for number in range(DOCUMENTS + 10)]
+        self.corpus: Corpus = {one: Form(tuple(self.chance.choices(WORDS, k=6))) for one in self.ids[:DOCUMENTS]}
+
+    def edit(self, count: int) -> None:
+        for _ in range(count):
+            kind = self.chance.choice((*KINDS, *HEALS))
+            one, other = self.chance.sample(self.ids, 2)
+            place, word = self.chance.randrange(5), self.chance.randrange(len(WORDS))
+            Edit(kind, one, other, place, word).apply(self.corpus)
+
+
+def killed_often(attended: Attended, editor: Editor, kills: int) -> int:
+    """Index edition after edition, killed at random moments; returns the pipeline of the last run."""
+    chance, pipeline, attempts = editor.chance, 0, 0
+    while attended.kills < kills:
+        attempts += 1
+        assert attempts < 5 * kills, "hardly any process lived long enough to be killed"
+        if chance.random() < 0.5:
+            editor.edit(15)
+            pipeline = chance.choice((0, 0, 1, 2))
+        order = attended.order(editor.corpus, pipeline, seconds=0.001)
+        attended.carry_out(order, kill_after=chance.uniform(0.0, 0.35))
+    return pipeline
+
+
+def check(doomed: Workshop, folder: Path, kills: int, seed: int) -> Attended:
+    attended, editor = Attended(doomed, folder), Editor(seed)
+    pipeline = killed_often(attended, editor, kills)
+    assert attended.carry_out(attended.order(editor.corpus, pipeline))
+    assert attended.equals_a_clean_build(editor.corpus, pipeline)
+    return attended
+
+
+def test_ingest_killed_at_random_moments_then_run_once_equals_a_clean_build(doomed: Workshop, tmp_path: Path) -> None:
+    attended = check(doomed, tmp_path, 8, seed=20260101)
+    assert attended.writing >= 4, "hardly any process was killed while it wrote"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_ingest_killed_sixty_times_in_one_history_equals_a_clean_build(
+    doomed: Workshop, tmp_path: Path, seed: int
+) -> None:
+    attended = check(doomed, tmp_path, 60, seed)
+    assert attended.writing >= 30, "hardly any process was killed while it wrote"
+    assert attended.rebuilding >= 10, "hardly any process was killed while it built a new generation"

@@ -32,10 +32,10 @@ def test_ingest_into_a_folder_settles_points_before_their_ledger_entry(
     store = tmp_path / "store"
     put, seen = Ledger.put, []
 
-    def watched(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
+    def watched(ledger: Ledger, entries: Sequence[LedgerEntry], run: int) -> None:
         physical = store / "collection" / ledger.name.removesuffix("--ledger")
         seen.append((rows_on_disk(physical, tmp_path / "copy"), sum(len(entry.point_ids) for entry in entries)))
-        put(ledger, entries)
+        put(ledger, entries, run)
 
     monkeypatch.setattr(Ledger, "put", watched)
     found = [Document(f"d{number}", f"text {number}", "a test") for number in range(50)]
