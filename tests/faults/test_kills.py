@@ -47,9 +47,9 @@ def killed_often(attended: Attended, editor: Editor, kills: int) -> int:
         assert attempts < 5 * kills, "hardly any process lived long enough to be killed"
         if chance.random() < 0.5:
             editor.edit(15)
-            pipeline = chance.choice((0, 0, 1, 2))
+            pipeline = chance.choice((pipeline, pipeline, pipeline, 0, 1, 2))
         order = attended.order(editor.corpus, pipeline, seconds=0.001)
-        attended.carry_out(order, kill_after=chance.uniform(0.0, 0.35))
+        attended.carry_out(order, kill_after=chance.uniform(0.0, 0.4))
     return pipeline
 
 
@@ -74,3 +74,4 @@ def test_ingest_killed_sixty_times_in_one_history_equals_a_clean_build(
     attended = check(doomed, tmp_path, 60, seed)
     assert attended.writing >= 30, "hardly any process was killed while it wrote"
     assert attended.rebuilding >= 10, "hardly any process was killed while it built a new generation"
+    assert attended.kills - attended.rebuilding >= 5, "hardly any process was killed while it updated"
