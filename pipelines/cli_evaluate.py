@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from pipelines import cli_options as options
 from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
 from pipelines.console import FAILED, QUARANTINED
 from pipelines.errors import SourceError
+from pipelines.invocation import command_line
 
 if TYPE_CHECKING:
     from pipelines.console import Terminal
@@ -101,7 +102,11 @@ class EvaluateRequest:
 
 
 def evaluate(
-    request: EvaluateRequest, output: options.Output, folder: ResultFolder = None, fail_under: FailUnder = None
+    invocation: typer.Context,
+    request: EvaluateRequest,
+    output: options.Output,
+    folder: ResultFolder = None,
+    fail_under: FailUnder = None,
 ) -> None:
     """Measure search quality on judged queries, through the whole pipeline.
 
@@ -113,7 +118,7 @@ def evaluate(
         from pipelines.evaluation.thresholds import too_low
 
         evaluated = _ask_dataset if request.collection is None else _ask_collection
-        result = evaluated(request, folder, terminal)
+        result = replace(evaluated(request, folder, terminal), command=command_line(invocation))
         failures = too_low(result.metrics, _thresholds(fail_under))
         if folder is not None:
             evaluation.write_results(result, folder)

@@ -110,6 +110,7 @@ def evaluate_collection(
         fingerprint=manifest.fingerprint,
         chunking=manifest.chunking,
         figures=cost_of(answers, peak),
+        layer_profile=manifest.layer_profile,
     )
     counts = DatasetCounts(
         documents=sum(entry.committed for entry in pinned.collection.ledger.scan()),

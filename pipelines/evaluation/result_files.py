@@ -138,6 +138,7 @@ def _read(root: Path) -> EvaluationResult:
         collection=summary["collection"],
         versions=summary["versions"],
         depth=summary["depth"],
+        command=summary.get("command", ""),
     )
 
 
@@ -175,6 +176,7 @@ def _system(
         fingerprint=str(record["fingerprint"]),
         chunking=cast("Mapping[str, JSON]", record["chunking"]),
         figures=CostFigures(**figures),  # type: ignore[arg-type]
+        layer_profile=cast("Mapping[str, JSON] | None", record.get("layer_profile")),
     )
 
 

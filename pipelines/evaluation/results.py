@@ -23,6 +23,7 @@ class EvaluationResult:
         collection: The existing collection that was searched; None where the data set was indexed for the purpose.
         versions: Package -> version.
         depth: Documents ranked per query at most.
+        command: What it was made with, as a shell takes it; empty where no command made it.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class EvaluationResult:
     collection: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     depth: int = DEPTH
+    command: str = ""
 
     def __post_init__(self) -> None:
         names = [system.name.casefold() for system in self.systems]

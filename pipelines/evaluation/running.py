@@ -97,4 +97,5 @@ def encoder_system(
         fingerprint=manifest.fingerprint,
         chunking=manifest.chunking,
         figures=cost_of(answers, peak, report),
+        layer_profile=manifest.layer_profile,
     )

@@ -45,6 +45,7 @@ def summary_of(result: EvaluationResult) -> dict[str, JSON]:
         "comparisons": [comparison.to_dict() for comparison in compare_with_main(result)],
         "buckets": {length: [bucket.to_dict() for bucket in length_buckets(result, length)] for length in LENGTHS},
         "versions": dict(result.versions),
+        "command": result.command,
     }
 
 
@@ -64,4 +65,5 @@ def _system_record(system: System) -> dict[str, JSON]:
         "fingerprint": system.fingerprint,
         "chunking": system.chunking,
         "figures": system.figures.to_dict(),
+        "layer_profile": system.layer_profile,
     }

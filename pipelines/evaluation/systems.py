@@ -81,6 +81,7 @@ class System:
         fingerprint: Hash of the identity, of an encoder its own.
         chunking: How documents were cut; empty where they were not.
         figures: What it took.
+        layer_profile: `DimensionProfile.to_dict()` where the layers were chosen by it.
     """
 
     name: str
@@ -91,6 +92,7 @@ class System:
     fingerprint: str = ""
     chunking: Mapping[str, JSON] = field(default_factory=dict)
     figures: CostFigures = field(default_factory=CostFigures)
+    layer_profile: Mapping[str, JSON] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -114,6 +116,7 @@ def scored_system(
     fingerprint: str = "",
     chunking: Mapping[str, JSON] | None = None,
     figures: CostFigures | None = None,
+    layer_profile: Mapping[str, JSON] | None = None,
 ) -> System:
     """Score rankings and estimate their means.
 
@@ -125,6 +128,7 @@ def scored_system(
         fingerprint: As `System.fingerprint`.
         chunking: As `System.chunking`.
         figures: As `System.figures`.
+        layer_profile: As `System.layer_profile`.
 
     Raises:
         TerminalError: ranx is not installed, or the name is not legal.
@@ -143,6 +147,7 @@ def scored_system(
         fingerprint=fingerprint,
         chunking=chunking or {},
         figures=figures or CostFigures(),
+        layer_profile=layer_profile,
     )
 
 

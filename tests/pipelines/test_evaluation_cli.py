@@ -53,6 +53,7 @@ def test_evaluate_writes_what_it_prints_and_compare_reads_it(
         key: value for key, value in written.items() if key != "schema"
     }
     assert printed.json["failures"] == []
+    assert printed.json["command"] == f"kvembed evaluate small --model {tiny_model_dir.name} --layers 1 --output out"
     assert printed.json["versions"]["torch"]
     assert str(tmp_path) not in json.dumps(written).replace(str(tiny_model_dir), "")
     assert list(read_results(tmp_path / "out").queries) == ["q/1"]

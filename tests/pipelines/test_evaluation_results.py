@@ -29,7 +29,9 @@ def untied(result: EvaluationResult) -> EvaluationResult:
 
 
 def test_write_results_are_read_back(tmp_path: Path):
-    written = small_result("kv-rerouting", "bm25", "mean")
+    small = small_result("kv-rerouting", "bm25", "mean")
+    profiled = dataclasses.replace(small.main, layer_profile={"layers": [2, 3], "dimensions": [9.0, 8.5]})
+    written = dataclasses.replace(small, systems=(profiled, *small.systems[1:]), command="kvembed evaluate small")
     read = read_results(write_results(written, tmp_path / "out"))
     assert untied(read) == untied(written)
     for before, after in zip(written.systems, read.systems, strict=True):
@@ -139,3 +141,12 @@ def test_system_of_a_name_that_is_no_folder_is_refused(name: str):
 def test_result_of_two_systems_of_one_name_is_refused():
     with pytest.raises(TerminalError, match="different names"):
         small_result("bm25", "BM25")
+
+
+def test_read_results_without_command_and_profile_are_read(tmp_path: Path):
+    """As they were written before these were kept."""
+    folder = write_results(small_result(), tmp_path / "out")
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["command"], summary["systems"][0]["layer_profile"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert (read_results(folder).command, read_results(folder).main.layer_profile) == ("", None)
