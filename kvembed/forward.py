@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kvembed.backbone import AttentionForm, Backbone, rerouted_states, right_padded
 from kvembed.config import EncoderConfig
-from kvembed.errors import LayersUnresolvedError
+from kvembed.errors import LayersUnresolvedError, UnsupportedModelError
 from kvembed.fitting import data_free_transform
-from kvembed.methods import TRAITS
+from kvembed.methods import TRAITS, Method
 from kvembed.models import resolve_model
 from kvembed.pooling import pool
 from kvembed.prepending import prepended_states
@@ -50,6 +50,7 @@ class ForwardPass:
             LayersUnresolvedError: layers is "auto".
             TransformUnfittedError: the transform wants a sample and has seen none.
             ReroutingNotAppliedError, PrependingNotAppliedError: a chosen layer ran as if it had not been chosen.
+            UnsupportedModelError: the method is static, and token embeddings are of another size than states.
             ValueError: a text lacks the positions that its method needs; its prompt knows them.
         """
         if self.config.layers == "auto":
@@ -62,6 +63,8 @@ class ForwardPass:
 
     def _states(self, texts: Sequence[PromptedText], ids: Tensor, last: Tensor) -> Tensor:
         """Return the states (B, T, E) that are pooled."""
+        if self.config.method is Method.STATIC:
+            return self._token_embeddings(ids)
         if self.config.prepending is not None:
             placeholders = self._places([text.placeholder for text in texts])
             return prepended_states(
@@ -75,6 +78,17 @@ class ForwardPass:
             prefix_bias=self.config.prefix_bias,
             form=self.form,
         )
+
+    def _token_embeddings(self, ids: Tensor) -> Tensor:
+        """Return what the first layer is given, but for positions, (B, T, E)."""
+        embedded: Tensor = self.backbone.model.get_input_embeddings()(ids)
+        if embedded.shape[-1] != self.backbone.dimension:
+            raise UnsupportedModelError(
+                self.config.model,
+                f"its token embeddings have {embedded.shape[-1]} numbers and its states {self.backbone.dimension}; "
+                "use another method than 'static'",
+            )
+        return embedded
 
     def _pooled(self, texts: Sequence[PromptedText], last: Tensor) -> tuple[Tensor | int, Tensor]:
         """Return each row's first and last token that counts, (B,) int64."""

@@ -5,6 +5,7 @@
 | kv-rerouting | compression prompt | the model, re-routed in some layers | hybrid |
 | last-token | none | the stock model | last token |
 | mean | none | the stock model | all tokens |
+| static | none | no layer: the token embeddings | all tokens |
 | prompt-eol | "means in one word" | the stock model | last token |
 | echo | the text twice | the stock model | tokens of the second copy |
 | token-prepending | the same, and a placeholder | the model, the placeholder rewritten | last token |
@@ -49,6 +50,8 @@ class Method(StrEnum):
     """The stock model, no prompt, h_n."""
     MEAN = "mean"
     """The stock model, no prompt, mean of all h_i."""
+    STATIC = "static"
+    """The token embeddings alone, before any layer, no prompt; their mean."""
     PROMPT_EOL = "prompt-eol"
     """The stock model, a prompt that asks for one word, h_n (arXiv 2307.16645)."""
     ECHO = "echo"
@@ -173,6 +176,7 @@ TRAITS: Mapping[Method, Traits] = {
     ),
     Method.LAST_TOKEN: Traits(PLACEHOLDER, PLACEHOLDER, (Pooling.LAST_TOKEN,)),
     Method.MEAN: Traits(PLACEHOLDER, PLACEHOLDER, (Pooling.MEAN,)),
+    Method.STATIC: Traits(PLACEHOLDER, PLACEHOLDER, (Pooling.MEAN,)),
     Method.PROMPT_EOL: Traits(_ONE_WORD, _ONE_WORD, (Pooling.LAST_TOKEN,), bare=False),
     Method.ECHO: Traits(
         "Instruct: Retrieve passages that answer the question,\nQuery: {text}\nQuery again: {text}",

@@ -127,7 +127,7 @@ Revision: TypeAlias = Annotated[
     typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub model.", rich_help_panel=_ENCODER),
 ]
 MethodChoice: TypeAlias = Annotated[
-    Literal["kv-rerouting", "last-token", "mean", "prompt-eol", "echo", "token-prepending"] | None,
+    Literal["kv-rerouting", "last-token", "mean", "static", "prompt-eol", "echo", "token-prepending"] | None,
     typer.Option(
         "--method",
         help="What is computed; another brings its own prompts, pooling and layers.",

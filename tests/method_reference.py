@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,6 +43,13 @@ def mean(folder: Path | str, text: str) -> Tensor:
     """The mean of the last hidden states, (E,)."""
     model, tokenizer = loaded(folder)
     return _hidden_states(model, tokenizer(text)["input_ids"])[-1][0].mean(dim=0)
+
+
+def static(folder: Path | str, text: str) -> Tensor:
+    """The mean of the rows that the model's own files have for the text's tokens, (E,)."""
+    _, tokenizer = loaded(folder)
+    rows = load_file(Path(folder) / "model.safetensors")["embed_tokens.weight"]
+    return rows[tokenizer(text)["input_ids"]].mean(dim=0)
 
 
 def prompt_eol(folder: Path | str, text: str) -> Tensor:

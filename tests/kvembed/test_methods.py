@@ -22,6 +22,7 @@ from kvembed import (
     Pooling,
     Prepending,
     PrependingNotAppliedError,
+    UnsupportedModelError,
 )
 from kvembed.backbone import Backbone, load_backbone
 from kvembed.forward import ForwardPass
@@ -43,6 +44,7 @@ TEXTS = [
 REFERENCES: dict[Method, Callable[[Path, str, Role], Tensor]] = {
     Method.LAST_TOKEN: lambda folder, text, _: reference.last_token(folder, text),
     Method.MEAN: lambda folder, text, _: reference.mean(folder, text),
+    Method.STATIC: lambda folder, text, _: reference.static(folder, text),
     Method.PROMPT_EOL: lambda folder, text, _: reference.prompt_eol(folder, text),
     Method.ECHO: reference.echo,
     Method.TOKEN_PREPENDING: lambda folder, text, _: reference.token_prepending(folder, text),
@@ -375,3 +377,11 @@ def test_placeholder_embedding_is_standard_normal_and_stays() -> None:
     assert abs(float(numbers.mean())) < 0.05
     assert abs(float(numbers.std()) - 1) < 0.05
     assert [round(float(number), 4) for number in numbers[:4]] == [-0.0595, 1.0763, -0.95, -0.449]
+
+
+def test_static_of_token_embeddings_of_another_size_than_states_is_refused(tmp_path: Path) -> None:
+    """OPT-350m projects its token embeddings up: their mean is no vector of the model's size."""
+    model = random_model("opt", {"vocab_size": 512, "hidden_size": 32, "word_embed_proj_dim": 16}, "eager")
+    encoder = encoder_of(save_model(model, tmp_path), Method.STATIC, max_length=64)
+    with pytest.raises(UnsupportedModelError, match="token embeddings have 16 numbers and its states 32"):
+        encoder.encode_document(["flat plate"])
