@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipelines.control import Control
-from pipelines.errors import CollectionBusyError, LeaseLostError, StoreUnavailableError
+from pipelines.errors import CollectionBusyError, LeaseLostError, StoreError, StoreUnavailableError
 from pipelines.manifest import now
 from pipelines.settings import load_settings
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _KIND = "lease"
 _BEATS = 6  # per lease: some may be lost before anyone doubts the holder
 _LOOKS = 40  # per lease, by one who waits
+_PARTING = 10.0  # seconds for the store to take a lease back
 
 _START = 19  # of the fields behind the state in /proc/PID/stat, which is the 22nd in all
 
@@ -142,9 +143,20 @@ class Lease:
                 return
 
     def release(self) -> None:
-        """Give the lease back, if it is still held; where the store cannot be told, the lease runs out by itself."""
+        """Give the lease back, if it is still held; where the store cannot be told soon, the lease runs out by itself.
+
+        Who ends a run has half a minute for it, and a server that swallows requests is waited for longer by each.
+        """
         self._ended.set()
-        with self._renewing, suppress(StoreUnavailableError):
+        if self._alone:
+            self._give_back()
+            return
+        giving = threading.Thread(target=self._give_back, name=f"end of the lease of {self._name}", daemon=True)
+        giving.start()
+        giving.join(_PARTING)
+
+    def _give_back(self) -> None:
+        with self._renewing, suppress(StoreUnavailableError, StoreError):
             free = Holder(beat=self._mine.beat + 1)
             self._control.put(_KIND, asdict(free), only={"token": self._mine.token})
 
@@ -218,6 +230,21 @@ def holder(store: Store, name: str) -> str | None:
     control = Control(store, name)
     found = _holder(control.get(_KIND)) if control.exists() else Holder()
     return str(found) if found.token else None
+
+
+def free_left_over(store: Store, name: str) -> str | None:
+    """Give back the lease of a holder that is known to be dead; one that lives, or may live, keeps it.
+
+    Returns:
+        Who held it; None when it was nobody's, or was not given back.
+    """
+    lease, control = Lease(store, name, load_settings().lease_seconds), Control(store, name)
+    found = _holder(control.get(_KIND)) if control.exists() else Holder()
+    if not found.token or not lease._is_left_over(found):
+        return None
+    free = Holder(beat=found.beat + 1)
+    control.put(_KIND, asdict(free), only={"token": found.token, "beat": found.beat})
+    return str(found) if not _holder(control.get(_KIND)).token else None
 
 
 def _holder(payload: Mapping[str, JSON] | None) -> Holder:

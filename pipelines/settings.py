@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -50,3 +52,23 @@ def load_settings() -> Settings:
 def decline_tracking() -> None:
     """Say DO_NOT_TRACK to libraries that look for it as they are imported; the user's own word stands."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+@contextmanager
+def provided_key(key: str | None) -> Iterator[None]:
+    """Let the key of a Qdrant server come from elsewhere, for this process and those that it starts meanwhile.
+
+    Args:
+        key: Wins over `KVEMBED_QDRANT_API_KEY`; None leaves that as it is.
+    """
+    name = "KVEMBED_QDRANT_API_KEY"
+    before = os.environ.get(name)
+    if key is not None:
+        os.environ[name] = key
+    try:
+        yield
+    finally:
+        if key is not None and before is None:
+            os.environ.pop(name, None)
+        elif key is not None and before is not None:
+            os.environ[name] = before
