@@ -40,15 +40,15 @@ class Attended:
     def order(self, corpus: Corpus, pipeline: int = 0, **details: Any) -> Order:
         return Order(str(self.folder), dict(corpus), pipeline, **details)
 
-    def carry_out(self, order: Order, *, kill_after: float | None = None) -> bool:
-        """Carry out an order, or kill the process that long after it began to write; True when it came to its end."""
+    def carry_out(self, order: Order, *, kill_after: tuple[str, float] | None = None) -> bool:
+        """Carry out an order, or kill the process so long after it said a word; True when it came to its end."""
         if kill_after is None:
             status = self._workshop.done(order)
             assert status in (0, -9), f"{order.action} ended with {status}"
             self._follow(order, status == 0)
             return status == 0
         before = self._state()
-        done = not self._workshop.killed_after(order, kill_after)
+        done = not self._workshop.killed_after(order, *kill_after)
         if not done:
             self.kills += 1
             self.writing += self._state() != before

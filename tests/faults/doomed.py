@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from pipelines import NoPreviousGenerationError, ingest, prune, rollback, writer
+from pipelines.ledger import Ledger, RunRecord
 from tests.faults.histories import PIPELINES, POISON, Corpus, Form, document
 from tests.pipelines.fake_encoder import FakeEncoder, FakeEncoding
 
@@ -121,6 +122,7 @@ def work(order: Order) -> None:
         with suppress(NoPreviousGenerationError):
             rollback(order.store, "notes")
     else:
+        say_when_writing()
         config, chunking = PIPELINES[order.pipeline]
         encoder = SlowEncoder(config, poison=POISON)
         encoder.seconds = order.seconds
@@ -130,7 +132,18 @@ def work(order: Order) -> None:
 
 def progress(stage: str, done: int, total: int | None) -> None:
     if stage == "plan":
+        say("compared")
+
+
+def say_when_writing() -> None:
+    """Say it once the ledger knows that points will be written, which is the first trace of a run."""
+    original = Ledger.put_run
+
+    def put_run(self: Ledger, run: RunRecord) -> None:
+        original(self, run)
         say("writing")
+
+    Ledger.put_run = put_run  # type: ignore[method-assign]
 
 
 def say(line: str) -> None:

@@ -42,7 +42,7 @@ class Editor:
 def killed_often(attended: Attended, editor: Editor, kills: int, writing: int) -> int:
     """Index edition after edition, killed at random moments; returns the pipeline of the last run.
 
-    A busy machine writes late, so the moments move on until that many were killed after they had written.
+    The moments are counted from what a process says, for a busy machine comes to it late.
     """
     chance, pipeline, attempts = editor.chance, 0, 0
     while attended.kills < kills or attended.writing < writing:
@@ -52,7 +52,8 @@ def killed_often(attended: Attended, editor: Editor, kills: int, writing: int) -
             editor.edit(15)
             pipeline = chance.choice((pipeline, pipeline, pipeline, 0, 1, 2))
         order = attended.order(editor.corpus, pipeline, seconds=0.001)
-        attended.carry_out(order, kill_after=chance.uniform(0.0, 0.4 * (1 + attempts / kills)))
+        word = chance.choice(("compared", "writing", "writing"))
+        attended.carry_out(order, kill_after=(word, chance.uniform(0.0, 0.4)))
     return pipeline
 
 

@@ -27,10 +27,17 @@ class Workshop:
         self._begin(order)
         return int(self._heard("ended"))
 
-    def killed_after(self, order: Order, seconds: float) -> bool:
-        """Kill the process that long after it has compared source and ledger; False if it was done by then."""
+    def killed_after(self, order: Order, word: str, seconds: float) -> bool:
+        """Kill the process that long after it has said a word; False if it was done by then.
+
+        Args:
+            order: What to do.
+            word: "compared", of source and ledger, or "writing", which is not said where there is nothing to write.
+            seconds: What to wait.
+        """
         pid = self._begin(order)
-        self._heard("writing")
+        if not self._comes_to(word):
+            return False
         time.sleep(seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -42,15 +49,27 @@ class Workshop:
         self._process.stdin.flush()
         return int(self._heard("began"))
 
+    def _comes_to(self, word: str) -> bool:
+        """Read what processes say up to a word; False if the process ends, and well, without it."""
+        for said, rest in self._lines():
+            if said in (word, "ended"):
+                assert said == word or rest == "0", f"the process ended with {rest} before it said {word}"
+                return said == word
+        raise AssertionError("the workshop is closed")
+
     def _heard(self, word: str) -> str:
         """Read what processes say up to a word; returns what stands behind it."""
+        for said, rest in self._lines():
+            if said == word:
+                return rest
+            assert said != "ended", f"the process ended with {rest} before it said {word}"
+        raise AssertionError("the workshop is closed")
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             said, _, rest = line.strip().partition(" ")
-            if said == word:
-                return rest or "0"
-            assert said != "ended" or rest == "0", f"the process ended with {rest} before it said {word}"
-        raise AssertionError("the workshop is closed")
+            yield said, rest
 
 
 @contextmanager
