@@ -39,7 +39,7 @@ class KVEncoder:
         device: torch device; None takes one GPU if there is any, else the CPU. "cuda" takes every GPU there is, and a
             list, or text with commas, several devices: each gets a process that loads the model, at once, and that
             ends with `close`, with this program, or with the last encoder that uses it.
-        batch_tokens: Padded tokens per forward pass; None takes 4,096 on a CPU and on a GPU what its memory holds.
+        batch_tokens: Padded tokens per forward pass; None takes 1,024 on a CPU and on a GPU what its memory holds.
         form: "blend" is the fused exact form; "concatenated" the slow reference.
 
     Raises:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from kvembed.batching import Batch, Budget, batches_within
 from kvembed.config import EncoderConfig
-from kvembed.memory import CPU_TOKENS
 from kvembed.passes import UNKNOWN_LAYER, OverflowPass, StatePass
 from kvembed.prompts import PromptedText
 from kvembed.throughput import Machine, Runner
 
 _logger = logging.getLogger(__name__)
-_STATE_TOKENS = {"cpu": CPU_TOKENS, "cuda": 32768}
+_STATE_TOKENS = {"cpu": 4096, "cuda": 32768}
 _SHARES = 4
 """Of layer states, how many parts each of several devices takes: the last ones even out who is slower."""
 
@@ -117,7 +116,7 @@ def layer_states(
     """
     facts = machine.facts
     states = np.empty((facts.num_layers, len(texts), facts.dimension), dtype=np.float32)
-    own = batch_tokens or _STATE_TOKENS.get(machine.devices[0].type, CPU_TOKENS)
+    own = batch_tokens or _STATE_TOKENS.get(machine.devices[0].type, _STATE_TOKENS["cpu"])
     # A part is a call of its own to find the layers, so one device takes everything at once.
     parts = 1 if len(machine.devices) == 1 else _SHARES * len(machine.devices)
     longest = max((len(text.ids) for text in texts), default=1)

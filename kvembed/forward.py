@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,16 @@ from kvembed.errors import LayersUnresolvedError, UnsupportedModelError
 from kvembed.fitting import data_free_transform
 from kvembed.methods import TRAITS, Method
 from kvembed.models import resolve_model
+from kvembed.packing import can_pack, pack, packed_states, pool_packed
 from kvembed.pooling import pool
 from kvembed.prepending import prepended_states
 from kvembed.prompts import PromptedText
 from kvembed.transforms import FittedTransform, refuse_unfitted
+
+Place = TypeVar("Place", int, tuple[int, int])
+
+_PADDING = 1 / 8
+"""Share of padding from which a batch is packed; below, both took the same time on a CPU, +-5%."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,47 @@ class ForwardPass:
         """
         if self.config.layers == "auto":
             raise LayersUnresolvedError
-        ids, last = right_padded([text.ids for text in texts], self.backbone.device)
-        first, end = self._pooled(texts, last)
-        vectors = pool(self._states(texts, ids, last), end, self.config.pooling, first)
+        vectors = self._packed(texts) if self._packs(texts) else self._padded(texts)
         vectors = vectors if self.transform is None else self.transform.apply(vectors)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.config.normalize else vectors
+
+    def _packs(self, texts: Sequence[PromptedText]) -> bool:
+        """Whether texts end to end take less than texts under each other; the vectors are the same."""
+        if self.form != "blend" or self.config.prepending is not None:
+            return False
+        padded = len(texts) * max(len(text.ids) for text in texts)
+        real = sum(len(text.ids) for text in texts)
+        return padded - real > _PADDING * padded and self.packable
+
+    @cached_property
+    def packable(self) -> bool:
+        """Whether this model keeps packed texts apart; found out on first use, see `can_pack`."""
+        return can_pack(self.backbone.model, self._layers)
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        return () if self.config.layers == "auto" else self.config.layers
+
+    def _packed(self, texts: Sequence[PromptedText]) -> Tensor:
+        """Return pooled states (B, E)."""
+        row = pack([text.ids for text in texts], self.backbone.device)
+        states = packed_states(self.backbone.model, row, layers=self._layers, prefix_bias=self.config.prefix_bias)
+        spans = None if TRAITS[self.config.method].copies == 1 else self._spans(texts)
+        return pool_packed(states, row.packing, self.config.pooling, spans)
+
+    def _padded(self, texts: Sequence[PromptedText]) -> Tensor:
+        """Return pooled states (B, E)."""
+        ids, last = right_padded([text.ids for text in texts], self.backbone.device)
+        first, end = self._pooled(texts, last)
+        return pool(self._states(texts, ids, last), end, self.config.pooling, first)
 
     def _states(self, texts: Sequence[PromptedText], ids: Tensor, last: Tensor) -> Tensor:
         """Return the states (B, T, E) that are pooled."""
         if self.config.method is Method.STATIC:
             return self._token_embeddings(ids)
         if self.config.prepending is not None:
-            placeholders = self._places([text.placeholder for text in texts])
+            places = self._known([text.placeholder for text in texts])
+            placeholders = torch.tensor(places, dtype=torch.int64, device=self.backbone.device)
             return prepended_states(
                 self.backbone, ids, last, placeholders, prepending=self.config.prepending, name=self.config.model
             )
@@ -74,7 +110,7 @@ class ForwardPass:
             self.backbone.model,
             ids,
             last,
-            layers=() if self.config.layers == "auto" else self.config.layers,
+            layers=self._layers,
             prefix_bias=self.config.prefix_bias,
             form=self.form,
         )
@@ -94,17 +130,21 @@ class ForwardPass:
         """Return each row's first and last token that counts, (B,) int64."""
         if TRAITS[self.config.method].copies == 1:
             return 0, last
-        spans = [text.pooled or (None, None) for text in texts]
-        return self._places([start for start, _ in spans]), self._places([stop for _, stop in spans]) - 1
+        first, stop = torch.tensor(self._spans(texts), dtype=torch.int64, device=self.backbone.device).unbind(1)
+        return first, stop - 1
 
-    def _places(self, places: Sequence[int | None]) -> Tensor:
+    def _spans(self, texts: Sequence[PromptedText]) -> list[tuple[int, int]]:
+        """Return where the tokens that are pooled begin and end in each text."""
+        return self._known([text.pooled for text in texts])
+
+    def _known(self, places: Sequence[Place | None]) -> list[Place]:
         known = [place for place in places if place is not None]
         if len(known) < len(places):
             raise ValueError(
                 f"token ids do not say where the prompt of method {self.config.method.value!r} has its parts; "
                 "give texts to encode_document or encode_query"
             )
-        return torch.tensor(known, dtype=torch.int64, device=self.backbone.device)
+        return known
 
     @cached_property
     def transform(self) -> FittedTransform | None:

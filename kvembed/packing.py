@@ -91,22 +91,30 @@ def packed_states(model: PreTrainedModel, row: PackedRow, *, layers: Sequence[in
     return states
 
 
-def pool_packed(states: Tensor, packing: Packing, pooling: Pooling) -> Tensor:
+def pool_packed(
+    states: Tensor, packing: Packing, pooling: Pooling, spans: Sequence[tuple[int, int]] | None = None
+) -> Tensor:
     """Pool the final hidden states of packed texts as `kvembed.pooling.pool` does those of padded rows.
 
     Args:
         states: (T, E), after the model's last norm, any float dtype.
         packing: Where each text lies.
         pooling: Hybrid is (h_n + mean_i h_i) / 2.
+        spans: Per text, its first token that counts and the one behind its last; None counts them all.
 
     Returns:
         (N, E) float32, not normalised.
     """
-    last = states[packing.last_positions].float()
+    bounds = list(packing.spans())
+    counted = states
+    if spans is not None:
+        bounds = [(start + first, start + stop) for (start, _), (first, stop) in zip(bounds, spans, strict=True)]
+        counted = states[torch.cat([torch.arange(*bound) for bound in bounds]).to(states.device)]
+    last = states[torch.tensor([stop - 1 for _, stop in bounds], device=states.device)].float()
     if pooling is Pooling.LAST_TOKEN:
         return last
-    lengths = torch.tensor(packing.lengths, device=states.device)
-    mean = torch.segment_reduce(states.float(), "sum", lengths=lengths) / lengths[:, None]
+    lengths = torch.tensor([stop - start for start, stop in bounds], device=states.device)
+    mean = torch.segment_reduce(counted.float(), "sum", lengths=lengths) / lengths[:, None]
     return mean if pooling is Pooling.MEAN else (last + mean) / 2
 
 
