@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from pipelines.console import Terminal
+from pipelines.console import LogFormat, Terminal
 
 LayerChoice: TypeAlias = Literal["auto"] | tuple[int, ...]
 
@@ -279,6 +279,16 @@ class Output:
         ),
     ] = 0
 
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            help="json logs to stderr, one object a line.",
+            show_default="text",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+
     def terminal(self) -> Terminal:
         """Return the context in which the command runs."""
-        return Terminal(json_mode=self.json_mode, debug=self.debug, verbosity=self.verbose)
+        return Terminal(json_mode=self.json_mode, debug=self.debug, verbosity=self.verbose, log_format=self.log_format)

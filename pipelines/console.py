@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from pipelines.progress import Stages, stage_bars
 if TYPE_CHECKING:
     from pipelines.report import Progress
 
+_log = logging.getLogger(__name__)
+
+LogFormat: TypeAlias = Literal["text", "json"]
 DONE, FAILED, QUARANTINED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 
@@ -41,27 +44,51 @@ class Terminal:
         json_mode: One JSON document on stdout, also for an error; progress is shown as ever, on stderr.
         debug: Show tracebacks.
         verbosity: 0 quiet, 1 a line per stage and Python's warnings, 2 also what libraries log.
+        log_format: "json" logs one object a line to stderr, and nothing else goes there; None as the settings say.
     """
 
-    def __init__(self, *, json_mode: bool = False, debug: bool = False, verbosity: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        json_mode: bool = False,
+        debug: bool = False,
+        verbosity: int = 0,
+        log_format: LogFormat | None = None,
+    ) -> None:
         self.json_mode = json_mode
         self.debug = debug
         self.verbosity = verbosity
+        self.log_format = log_format
         self.exit_code = DONE
         self.errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._stdout = sys.stdout
         self._stdout_failed = False
+        self._json: logging.Handler | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Terminal:
         self._stdout = sys.stdout
+        try:
+            self._enter()
+        except (PipelineError, ValueError) as error:
+            self._stack.close()
+            raise typer.Exit(self.report(error)) from None
+        return self
+
+    def _enter(self) -> None:
+        from pipelines.exporting import exporting
+        from pipelines.settings import load_settings
+
         self._stack.enter_context(ending_in_order())
         self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         self._stack.enter_context(warnings.catch_warnings())
         if not self.verbosity:
             warnings.simplefilter("ignore")
-        self._stack.enter_context(self._logging())
-        return self
+        if (self.log_format or load_settings().log_format) == "json":
+            self._stack.enter_context(self._logging_json())
+        else:
+            self._stack.enter_context(self._logging())
+        self._stack.enter_context(exporting(self.note))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,11 +119,13 @@ class Terminal:
 
     def note(self, message: str, style: str = "yellow") -> None:
         """Print one line on stderr, in every mode."""
+        self._log_json(logging.WARNING, message)
         self.errors.print(Text(paragraphs(message), style=style))
 
     def report(self, error: BaseException) -> int:
         """Say in one message what went wrong, and return the exit code."""
         code, message = explain(error)
+        self._log_json(logging.ERROR, message, error if self.debug else None, exit_code=code)
         if self.debug and code == FAILED:
             self.errors.print(Text(paragraphs("".join(traceback.format_exception(error)).rstrip())))
         if self.json_mode and not self._stdout_failed:
@@ -140,6 +169,34 @@ class Terminal:
             discard_output(self._stdout)
             if error.errno != errno.EPIPE:
                 raise TerminalError(f"the result cannot be written to stdout: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _logging_json(self) -> Iterator[None]:
+        """Log what this package does, of libraries what goes wrong, and with -vv all of both."""
+        from pipelines import logs
+
+        self._json = logs.json_lines(sys.stderr)
+        self.errors = Console(stderr=True, quiet=True, force_terminal=False)
+        loggers = [logging.getLogger(), *map(logging.getLogger, logs.OURS)]
+        before = [one.level for one in loggers]
+        loggers[0].addHandler(self._json)
+        for one, level in zip(loggers, logs.levels(self.verbosity), strict=True):
+            one.setLevel(level)
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            loggers[0].removeHandler(self._json)
+            for one, level in zip(loggers, before, strict=True):
+                one.setLevel(level)
+
+    def _log_json(self, level: int, message: str, error: BaseException | None = None, **known: int) -> None:
+        """Write a record of the command's own, where stderr takes JSON; also when all else has been ended."""
+        if self._json is None or not message:
+            return
+        trace = (type(error), error, error.__traceback__) if error is not None else None
+        self._json.handle(_log.makeRecord(_log.name, level, "", 0, message, (), trace, extra=known))
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pipelines import telemetry
 from pipelines.ledger import LedgerEntry
 from pipelines.points import payload_hash, text_hash
+from pipelines.report import QuarantinedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pipelines.documents import Chunk, Document, Point
+    from pipelines.documents import Chunk, Document, Point, RejectedDocument
     from pipelines.errors import JSON
     from pipelines.ledger import Quarantine
-    from pipelines.report import QuarantinedDocument
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +131,24 @@ class Tally:
         self.chunks_reused += draft.reused
         self.truncated_chunks += draft.truncated_chunks
         self.truncated_tokens += draft.truncated_tokens
+        outcome = "changed" if known else "moved" if moved else "added"
+        telemetry.committed(outcome, reused=draft.reused, truncated=draft.truncated_tokens)
+
+    def delete(self, documents: int) -> None:
+        """Count documents that are gone from the source and from the collection."""
+        self.deleted += documents
+        telemetry.deleted(documents)
+
+    def fail(self, found: QuarantinedDocument) -> None:
+        """Count a document whose new form could not be indexed."""
+        self.quarantined.append(found)
+        telemetry.quarantined(found)
+
+    def reject(self, found: Iterable[RejectedDocument]) -> None:
+        """Count documents that the source itself could not read."""
+        for one in found:
+            self.rejected += 1
+            telemetry.quarantined(QuarantinedDocument(one.id, one.source, one.content_hash, one.stage, one.reason))
 
     def quarantined_beside(self, known: Iterable[QuarantinedDocument]) -> tuple[QuarantinedDocument, ...]:
         """Return what the last comparison found, then what failed in the run, neither of them twice.

@@ -16,6 +16,7 @@ from kvembed.errors import (
     TextTooLargeError,
     WorkerDiedError,
 )
+from pipelines import telemetry
 from pipelines.documents import Chunk, EncodedChunk
 from pipelines.errors import TerminalError
 
@@ -63,9 +64,15 @@ def encode_chunks(encoder: KVEncoder, chunks: Sequence[Chunk]) -> Encoded:
         RuntimeError: the device failed.
         Exception: every document failed, and so does a harmless text; then the first failure, as it came.
     """
-    everything = range(len(chunks))
+    with telemetry.encoding(encoder) as done:
+        outcome = _encode_all(encoder, chunks)
+        done.chunks, done.tokens = len(outcome.chunks), sum(found.tokens for found in outcome.chunks.values())
+    return outcome
+
+
+def _encode_all(encoder: KVEncoder, chunks: Sequence[Chunk]) -> Encoded:
     try:
-        return Encoded(chunks=_encode(encoder, chunks, everything))
+        return Encoded(chunks=_encode(encoder, chunks, range(len(chunks))))
     except _SYSTEMIC:
         raise
     except _PER_DOCUMENT as error:

@@ -165,7 +165,7 @@ class IngestRun:
             tally=self.tally,
         )
         writer.recover()
-        self.tally.rejected += len(found.fresh_rejections)
+        self.tally.reject(found.fresh_rejections)
         writer.quarantine((one.id, one.source, quarantine_of(one, found.pipeline)) for one in found.fresh_rejections)
         removes = self.target.replaces is not None or not found.keeps(self.options.delete)
         doomed = found.gone.doomed if removes else []

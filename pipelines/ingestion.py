@@ -8,9 +8,11 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
+from pipelines import telemetry
 from pipelines.errors import StoreLockedError, TooManyQuarantinedError
 from pipelines.ingest_run import IngestRun
 from pipelines.lease import write_lease
+from pipelines.ledger import RunRecord
 from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
 from pipelines.physical import check_name
 from pipelines.planning import check_deletions
@@ -110,8 +112,10 @@ def ingest(
         storage=storage,
     )
     check_name(name)
-    with _opened(store, wait) as opened:
-        return _ingest(IngestRun(opened, open_source(source), name, encoder, chunking, options, progress or silent))
+    found = open_source(source)
+    with telemetry.indexing(name, found.description) as told, _opened(store, wait) as opened:
+        told.report = _ingest(IngestRun(opened, found, name, encoder, chunking, options, progress or silent))
+    return told.report
 
 
 def plan(
@@ -159,16 +163,22 @@ def _ingest(run: IngestRun) -> IngestReport:
         run.store = lease.store
         if not run.is_current():
             planned = _checked(run)
-        run.prepare()
-        run.write(planned)
+        with telemetry.stage("prepare"):
+            run.prepare()
+        with telemetry.stage("write"):
+            run.write(planned)
         if run.target.replaces is None:
             return run.report(planned)
-        last = replace(finish_rebuild(run), unchanged=planned.unchanged)  # the last pass finds all of them unchanged
+        with telemetry.stage("verify"):
+            last = finish_rebuild(run)
+        last = replace(last, unchanged=planned.unchanged)  # the last pass finds all of them unchanged
         return run.report(last, replaced=run.target.replaces)
 
 
 def _checked(run: IngestRun) -> IngestPlan:
-    planned = run.survey()
+    with telemetry.stage("plan"):
+        planned = run.survey()
+    telemetry.last_good_runs(run.name, [one.finished_at for one in run.seen if isinstance(one, RunRecord)])
     check_deletions(planned, run.options.delete, run.options.guard)
     rejected, allowed = run.found.fresh_rejections, run.options.max_quarantined
     if allowed is not None and len(rejected) > allowed:  # nothing has been written yet, and nothing will be

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipelines.errors import StoreUnavailableError
+from pipelines.telemetry import retried
 
 T = TypeVar("T")
 
@@ -97,6 +98,7 @@ class Retrying:
                     raise
                 pause = min(asked + self._pause(repeated), left)
                 tried = (repeated + 2, self.policy.retries + 1)
+                retried()
                 _log.warning("server did not answer (%s), attempt %d of %d, waiting %.1f s", error.said, *tried, pause)
             self._sleep(pause)
             repeated += 1

@@ -6,9 +6,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.errors import TerminalError
+
+_EXPORTING = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_CONFIG_FILE",
+)
 
 
 class Settings(BaseSettings):
@@ -36,6 +48,8 @@ class Settings(BaseSettings):
     """Seconds after which no such call is made again."""
     lease_seconds: float = Field(default=60.0, gt=0)
     """How long a writer that cannot be heard keeps the others out of its collection."""
+    log_format: Literal["text", "json"] = "text"
+    """How the command line logs to stderr: for a person, or one JSON object a line."""
     cache_dir: Path = Path.home() / ".cache" / "kvembed"
     """Folder of this user's registry of models by hash."""
 
@@ -45,8 +59,30 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment."""
-    return Settings()
+    """Read the environment.
+
+    Raises:
+        TerminalError: a variable has a value that is not legal.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "_".join(("kvembed", *map(str, first["loc"]))).upper()
+        raise TerminalError(f"{name} is {first['input']!r}: {first['msg']}; correct or unset it") from error
+
+
+def telemetry_is_wanted() -> bool:
+    """Tell whether OpenTelemetry's own variables ask for an exporter."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return any(os.environ.get(name, "").strip() for name in _EXPORTING)
+
+
+def name_service() -> None:
+    """Name the service that spans and metrics come from, where OpenTelemetry's variables do not."""
+    if "service.name" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        os.environ.setdefault("OTEL_SERVICE_NAME", "kvembed")
 
 
 def decline_tracking() -> None:

@@ -27,6 +27,7 @@ from pipelines.settings import Settings, load_settings
 from pipelines.store_errors import readable, translated
 from pipelines.store_folder import lock_folder, locked, prepare, refuse_foreign
 from pipelines.store_server import connect, without_credentials
+from pipelines.telemetry import store_call
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,7 +81,8 @@ class Store:
         """
 
         def attempt() -> T:
-            with translated(self.label), safe_change(self.client, operation) if self._grouped else nullcontext():
+            safely = safe_change(self.client, operation) if self._grouped else nullcontext()
+            with store_call(self.client, operation, args), translated(self.label), safely:
                 return operation(*args, **kwargs)
 
         if not self.embedded:

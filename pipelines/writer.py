@@ -157,7 +157,7 @@ class Writer:
             doomed = [point_id for entry in entries.values() for point_id in entry.point_ids]
             self._points.delete(doomed)
             self.tally.points_deleted += len(doomed)
-            self.tally.deleted += 0 if moved else sum(entry.committed for entry in entries.values())
+            self.tally.delete(0 if moved else sum(entry.committed for entry in entries.values()))
             self.tally.seconds["write"] += perf_counter() - started
             yield len(batch)
 
@@ -280,7 +280,7 @@ class Writer:
         if draft.failure is not None:
             return
         draft.failure = Quarantine(draft.content_hash, stage, reason, self._pipeline)
-        self.tally.quarantined.append(still_quarantined(draft.document.id, draft.document.source, draft.failure))
+        self.tally.fail(still_quarantined(draft.document.id, draft.document.source, draft.failure))
         self._pending = [item for item in self._pending if item.draft is not draft]
         self._ready = [item for item in self._ready if item.draft is not draft]
         draft.waiting = 0

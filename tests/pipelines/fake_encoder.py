@@ -72,6 +72,7 @@ class FakeEncoder:
     document_budget = 200
     document_overhead = 5
     document_copies = 1
+    devices = (torch.device("cpu"),)
 
     def __init__(self, config: FakeConfig | None = None, *, poison: str | None = None) -> None:
         self.config = config or FakeConfig()
