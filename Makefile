@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # What else pip needs for torch alone, for example the --index-url of its CPU wheels.
 TORCH_ARGS ?=
 TESTS ?= tests
+# Processes that share the test files; JOBS=0 runs them all in one.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 BENCH ?= rerouting
 ARGS ?=
 
@@ -36,10 +39,10 @@ demo: $(STAMP) ## index the standard library's documentation and ask it question
 	$(BIN)/kvembed demo $(ARGS)
 
 test: $(STAMP) ## the default tests: CPU, offline
-	$(BIN)/python -m pytest $(ARGS) $(TESTS)
+	$(PYTEST) $(ARGS) $(TESTS)
 
 test-all: $(STAMP) ## the slow tests too
-	$(BIN)/python -m pytest -m "not gpu and not network and not qdrant" $(ARGS) $(TESTS)
+	$(PYTEST) -m "not gpu and not network and not qdrant" $(ARGS) $(TESTS)
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff check .

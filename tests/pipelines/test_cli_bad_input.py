@@ -175,9 +175,14 @@ def test_index_stopped_by_a_signal_says_so_and_continues(
             signal.raise_signal(stop)
         return original(self, texts, role, **options)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(KVEncoder, "encode_counted", interrupted)
-        stopped = kvembed("index", folder, "-c", "many", "--model", tiny_model_dir, "--layers", "1")
+    # A background job of a script starts with SIGINT ignored, and so would these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(KVEncoder, "encode_counted", interrupted)
+            stopped = kvembed("index", folder, "-c", "many", "--model", tiny_model_dir, "--layers", "1")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.code == code
     assert is_one_message(stopped)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
