@@ -164,6 +164,20 @@ def check_fit(config: EncoderConfig, facts: ModelFacts) -> None:
             )
 
 
+def check_same_weights(loaded: EncoderConfig, asked: EncoderConfig) -> None:
+    """Refuse a configuration that other weights would have to be loaded for.
+
+    Raises:
+        ConfigError: naming the field, what came and what is loaded.
+    """
+    for field in ("model", "revision", "dtype", "quantization"):
+        own, given = getattr(loaded, field), getattr(asked, field)
+        if own != given:
+            raise ConfigError(
+                f"{field} is {given!r}, but the loaded weights are of {own!r}; load others with KVEncoder(config)"
+            )
+
+
 def default_device() -> torch.device:
     """Return CUDA if there is any, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kvembed.backbone import AttentionForm, check_fit
+from kvembed.backbone import AttentionForm, check_fit, check_same_weights
 from kvembed.config import JSON, EncoderConfig, Layers, fingerprint_of
 from kvembed.devices import Devices, resolve_devices
 from kvembed.encoding import Encoding, Sheet, first_overflow, layer_states
@@ -90,6 +90,15 @@ class KVEncoder:
     def bare(self) -> KVEncoder:
         """Return an encoder over the same weights that neither transforms nor scales: what transforms are fitted to."""
         return self._over_same_weights(replace(self.config, transform=None, normalize=False))
+
+    def with_config(self, config: EncoderConfig) -> KVEncoder:
+        """Return an encoder over the same loaded weights; all but model, revision, dtype and quantization may differ.
+
+        Raises:
+            ConfigError: it asks for other weights, or does not fit the model.
+        """
+        check_same_weights(self._config, config)
+        return self._over_same_weights(config)
 
     def _over_same_weights(self, config: EncoderConfig) -> KVEncoder:
         encoder = KVEncoder.__new__(KVEncoder)

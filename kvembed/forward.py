@@ -68,7 +68,7 @@ class ForwardPass:
 
     def _packs(self, texts: Sequence[PromptedText]) -> bool:
         """Whether texts end to end take less than texts under each other; the vectors are the same."""
-        if self.form != "blend" or self.config.prepending is not None:
+        if self.form != "blend" or self.config.prepending is not None or self.config.method is Method.STATIC:
             return False
         padded = len(texts) * max(len(text.ids) for text in texts)
         real = sum(len(text.ids) for text in texts)

@@ -385,3 +385,15 @@ def test_static_of_token_embeddings_of_another_size_than_states_is_refused(tmp_p
     encoder = encoder_of(save_model(model, tmp_path), Method.STATIC, max_length=64)
     with pytest.raises(UnsupportedModelError, match="token embeddings have 16 numbers and its states 32"):
         encoder.encode_document(["flat plate"])
+
+
+def test_encoder_with_another_config_computes_it_over_the_same_weights(tiny_model_dir: Path) -> None:
+    first = encoder_of(tiny_model_dir, Method.KV_REROUTING)
+    for method in Method:
+        config = encoder_of(tiny_model_dir, method, max_length=200).config
+        derived = first.with_config(config)
+        assert derived.config == config
+        assert np.array_equal(derived.encode_query(TEXTS), KVEncoder(config, device="cpu").encode_query(TEXTS))
+    for other in ({"dtype": "bfloat16"}, {"quantization": "int8"}, {"model": "another/model"}):
+        with pytest.raises(ConfigError, match=f"{next(iter(other))} is .*, but the loaded weights are of"):
+            first.with_config(replace(first.config, **other))  # type: ignore[arg-type]
