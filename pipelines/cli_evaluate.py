@@ -38,6 +38,20 @@ def _thresholds(texts: Sequence[str] | None) -> dict[str, float]:
         raise typer.BadParameter(str(error)) from error
 
 
+def _checked_beside(texts: list[str] | None) -> list[str] | None:
+    _names_beside(texts)
+    return texts
+
+
+def _names_beside(texts: Sequence[str] | None) -> tuple[str, ...]:
+    from pipelines.evaluation.system_names import parse_beside
+
+    try:
+        return parse_beside(texts or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Dataset = Annotated[
     str,
     typer.Argument(
@@ -67,6 +81,17 @@ MaxDrop = Annotated[
         help="End with 1 when B is further below A than that, such as ndcg@10=0.01.",
         show_default=False,
         rich_help_panel=_GATE,
+    ),
+]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beside",
+        metavar="NAME,…",
+        callback=_checked_beside,
+        help="Systems to judge on the same chunks and queries: bm25, bm25-documents, static, last-token, mean, "
+        "prompt-eol, echo, token-prepending, no-rerouting, kv-rerouting, or all.",
+        show_default=False,
     ),
 ]
 ResultFolder = Annotated[
@@ -99,6 +124,7 @@ class EvaluateRequest:
         ),
     ] = None
     store: options.Store = None
+    beside: Beside = None
 
 
 def evaluate(
@@ -174,8 +200,9 @@ def _ask_dataset(request: EvaluateRequest, folder: Path | None, terminal: Termin
     config, chunking = request.encoder.config(), request.cutting.config()
     with terminal.waiting(f"loading {config.model}"):
         loaded = load_encoder(config, request.encoder.device)
+    others = evaluation.prepare_beside(_names_beside(request.beside), loaded, chunking)
     with terminal.progress() as progress:
-        return evaluation.evaluate(judged, loaded, chunking=chunking, progress=progress)
+        return evaluation.evaluate(judged, loaded, chunking=chunking, beside=others, progress=progress)
 
 
 def _ask_collection(request: EvaluateRequest, folder: Path | None, terminal: Terminal) -> EvaluationResult:
@@ -188,6 +215,11 @@ def _ask_collection(request: EvaluateRequest, folder: Path | None, terminal: Ter
         f"--{key.replace('_', '-')}" for key in given if given[key] is not None and key not in _WITH_COLLECTION
     ]:
         raise typer.BadParameter(f"{', '.join(told)}: a collection is searched as it was filled; leave that out")
+    if request.beside:
+        raise typer.BadParameter(
+            "--beside makes its systems from documents, and --collection has none but its own chunks; "
+            "give a data set, or index the source with another --method and `compare` the two"
+        )
     questions = read_questions(request.dataset)
     _look_ahead(folder, terminal)
     model, device = request.encoder.model, request.encoder.device

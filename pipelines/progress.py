@@ -21,6 +21,7 @@ _LABELS = {
     "select_layers": "choosing layers",
     "fit_transform": "fitting the transform",
     "embed": "embedding documents",
+    "chunk": "cutting documents",
     "delete": "deleting documents",
     "verify": "checking the new generation",
     "open": "opening the collection",
@@ -91,4 +92,6 @@ class Stages:
 
 
 def _label(stage: str) -> str:
-    return _LABELS.get(stage, stage.replace("_", " "))
+    """Name a stage; "owner: stage" says whose it is."""
+    owner, colon, plain = stage.rpartition(": ")
+    return f"{owner}{colon}{_LABELS.get(plain, plain.replace('_', ' '))}"

@@ -1,12 +1,13 @@
-"""Evaluations and comparisons as a person reads them."""
+"""Evaluations and comparisons as a person reads them, within 80 columns; the whole is in the JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,20 +16,40 @@ from pipelines.rendering import Render, timed
 
 if TYPE_CHECKING:
     from pipelines.errors import JSON
-    from pipelines.evaluation import Comparison, Estimate, EvaluationResult, System
+    from pipelines.evaluation import Bucket, Comparison, Estimate, EvaluationResult, System
 
-_FIELDS = ("model", "method", "layers", "pooling", "prefix_bias", "dtype")
 _MIB = 2**20
+_MAIN_METRIC = "ndcg@10"
+_COMPARED = ("ndcg@10", "recall@100")
+_BLOCKS = (("ndcg@10", "recall@10", "recall@100"), ("mrr@10", "map@100"), ("hit@1", "hit@5", "hit@10"))
+_ALWAYS = ("model", "method", "layers", "pooling", "prefix_bias", "max_length", "dtype")
+_LEXICAL = ("unit", "k1", "b", "weights", "word", "stop_words", "stemmer", "chunk_tokens")
+_WHERE_SET = ("revision", "quantization", "transform", "prepending")
+_OF_QUERIES = ("encode_queries", "rank")
+_LENGTHS = {"tokens": "length of the query", "relevant_tokens": "mean length of its relevant documents"}
 
 
 def evaluation_report(result: EvaluationResult) -> Render:
-    """Show the means with their intervals, and what they rest on."""
+    """Show the means with their intervals, differences, buckets, and what they rest on."""
 
     def render(console: Console) -> None:
-        console.print(_means_table(result))
+        from pipelines.evaluation.buckets import LENGTHS, length_buckets
+        from pipelines.evaluation.comparison import compare_with_main
+
         _show_counts(console, result)
+        if len(result.systems) == 1:
+            tables = [_metrics_table(result.main)]
+        else:
+            tables = [*_means_tables(result), _differences(result.main.name, compare_with_main(result))]
+        for length in LENGTHS:
+            if buckets := length_buckets(result, length):
+                tables.append(_bucket_table(result, buckets, _LENGTHS[length]))
+        for table in (*tables, _cost_table(result.systems)):
+            console.print()
+            console.print(table)
+        console.print()
         for system in result.systems:
-            _show_system(console, system, named=len(result.systems) > 1)
+            _show_configuration(console, system, result.main)
 
     return render
 
@@ -38,13 +59,12 @@ def comparison_report(comparison: Comparison, changed: Mapping[str, tuple[JSON, 
 
     def render(console: Console) -> None:
         title = f"{comparison.second} against {comparison.first}: {comparison.queries:,} queries"
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-        for heading in ("metric", "first", "second", "difference", "95 %", "p", "p, Holm"):
-            table.add_column(heading, justify="left" if heading in ("metric", "95 %") else "right")
+        table = _table(title, "metric", "first", "second", "difference", "95 %", "p", "p, Holm")
         for one in comparison.metrics:
             numbers = (f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference.mean:+.4f}")
             p_values = (f"{one.p_value:.4f}", f"{one.p_corrected:.4f}")
-            table.add_row(one.metric, *numbers, _interval(one.difference, sign="+"), *p_values)
+            interval = f"{one.difference.low:+.4f} to {one.difference.high:+.4f}"
+            table.add_row(one.metric, *numbers, interval, *p_values)
         console.print(table)
         if comparison.left_out:
             console.print(f"{comparison.left_out:,} queries are not shared and were left out", style="yellow")
@@ -54,54 +74,137 @@ def comparison_report(comparison: Comparison, changed: Mapping[str, tuple[JSON, 
     return render
 
 
-def _means_table(result: EvaluationResult) -> Table:
-    title = f"{result.dataset}: {len(result.queries):,} queries"
-    table = Table(box=box.SIMPLE_HEAD, title=line(title), title_justify="left")
-    table.add_column("metric")
-    for system in result.systems:
-        table.add_column("mean" if len(result.systems) == 1 else system.name, justify="right")
-        table.add_column("95 %")
-    for metric in result.main.estimates:
-        cells = [system.estimates[metric] for system in result.systems]
-        table.add_row(metric, *[text for cell in cells for text in (f"{cell.mean:.4f}", _interval(cell))])
-    return table
-
-
 def _show_counts(console: Console, result: EvaluationResult) -> None:
     counts, figures = result.counts, result.main.figures
-    named = ", ".join(result.counts.missing_ids)
+    place = f" of collection {result.collection!r}" if result.collection else f" in {figures.chunks:,} chunks"
+    heading = f"{result.dataset}: {len(result.queries):,} queries, {counts.documents:,} documents{place}"
+    console.print(Text(line(heading), style="bold"))
     notes = {
         "queries without judgements, left out": counts.unjudged_queries,
         "queries without a relevant document, left out": counts.queries_without_relevant,
         "queries kept from finding themselves": counts.self_hits_removed,
-        f"judged documents missing, counted as not found: {named}": counts.judged_missing,
+        f"judged documents missing, counted as not found: {', '.join(counts.missing_ids)}": counts.judged_missing,
         "documents without text": counts.documents_empty,
         "documents quarantined": figures.documents_quarantined,
-        "chunks truncated": figures.truncated_chunks,
-        "queries truncated": figures.truncated_queries,
     }
-    place = f" of collection {result.collection!r}" if result.collection else f" in {figures.chunks:,} chunks"
-    console.print(f"Documents   {counts.documents:,}{place}")
     for note, number in notes.items():
         if number:
-            console.print(line(f"            {number:,} {note}"), style="yellow")
+            console.print(line(f"  {number:,} {note}"), style="yellow")
 
 
-def _show_system(console: Console, system: System, *, named: bool) -> None:
-    figures = system.figures
-    if named:
-        console.print(Text(system.name, style="bold"))
-    speed = figures.tokens_per_second
-    console.print(f"Speed       {f'{speed:,.0f} tokens/s, ' if speed else ''}{timed(figures.seconds)}")
-    if figures.peak_memory_bytes:
-        console.print(f"Memory      {figures.peak_memory_bytes / _MIB:,.0f} MiB at most")
-    shown = {key: system.identity[key] for key in _FIELDS if key in system.identity}
-    if shown:
-        words = (f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
-        console.print(line(f"Encoder     {', '.join(words)}"))
+def _metrics_table(system: System) -> Table:
+    table = _table(f"{system.name}, means over the queries", "metric", "mean", "95 %")
+    for metric, cell in system.estimates.items():
+        table.add_row(metric, f"{cell.mean:.4f}", f"{cell.low:.4f} to {cell.high:.4f}")
+    return table
+
+
+def _means_tables(result: EvaluationResult) -> Iterator[Table]:
+    for block in _BLOCKS:
+        title = "Means over the queries, with 95 % intervals" if block is _BLOCKS[0] else None
+        table = _table(title, "system", *block)
+        for system in result.systems:
+            _add_system(table, result.main, system, [_wide(system.estimates[metric]) for metric in block])
+        yield table
+
+
+def _differences(main: str, comparisons: Sequence[Comparison]) -> Table:
+    title = f"{main} less each other: difference per query, 95 %, p corrected (Holm)"
+    headings = [heading for metric in _COMPARED for heading in (metric, "95 %", "p")]
+    table = _table(title, "less", *headings)
+    for comparison in comparisons:
+        found = {one.metric: one for one in comparison.metrics}
+        cells = []
+        for one in (found[metric] for metric in _COMPARED):
+            low, high = (_short(value, "+") for value in (one.difference.low, one.difference.high))
+            cells += [_short(one.difference.mean, "+"), f"{low} {high}", f"{one.p_corrected:.4f}"]
+        table.add_row(comparison.first, *cells)
+    return table
+
+
+def _bucket_table(result: EvaluationResult, buckets: Sequence[Bucket], length: str) -> Table:
+    headings = [f"{bucket.low:.0f}-{bucket.high:.0f}\nof {len(bucket.queries)}" for bucket in buckets]
+    table = _table(f"{_MAIN_METRIC} by {length}, in tokens", "system", *headings)
+    for system in result.systems:
+        cells = [bucket.estimates[system.name][_MAIN_METRIC] for bucket in buckets]
+        _add_system(table, result.main, system, [_narrow(cell) for cell in cells])
+    return table
+
+
+def _cost_table(systems: Sequence[System]) -> Table:
+    headings = ("chunks", "chunks\ncut", "queries\ncut", "tokens\n/s", "index\ns", "search\ns", "peak\nMiB")
+    table = _table("What it took; cut is what was too long for the model", "system", *headings)
+    for system in systems:
+        figures = system.figures
+        queries = sum(figures.seconds.get(stage, 0.0) for stage in _OF_QUERIES)
+        cut, speed, peak = figures.truncation_rate, figures.tokens_per_second, figures.peak_memory_bytes
+        table.add_row(
+            system.name,
+            _known(figures.chunks or None, ",d"),
+            _known(cut if figures.tokens else None, ".1%"),
+            _known(figures.truncated_queries if figures.query_tokens else None, ",d"),
+            _known(speed, ",.0f"),
+            _known(sum(figures.seconds.values()) - queries if figures.chunks else None, ",.1f"),
+            f"{queries:,.1f}",
+            _known(peak / _MIB if peak else None, ",.0f"),
+        )
+    return table
+
+
+def _show_configuration(console: Console, system: System, main: System) -> None:
+    """Print a configuration; of a further encoder only what is not the first's."""
+    identity = system.identity
+    names = _ALWAYS if "model" in identity else ("method", *_LEXICAL)
+    names = (*names, *(name for name in _WHERE_SET if identity.get(name) or main.identity.get(name)))
+    shown = [name for name in names if name in identity]
+    same = "model" in identity and system is not main
+    changed = [name for name in shown if not same or identity[name] != main.identity.get(name)]
+    words = [f"{name.replace('_', ' ')} {_told(identity[name])}" for name in changed]
+    told = f"as {main.name}, but {', '.join(words)}" if same and words else ", ".join(words)
+    console.print(Text.assemble((system.name, "bold"), line(f": {told}" if told else "")))
+    stages = timed(system.figures.seconds) if system is main else ""
+    for text in (f"seconds {stages}" if stages else "", _chunking(system) if system is main else ""):
+        if text:
+            console.print(Padding(Text(line(text)), (0, 0, 0, 2)))
     if system.fingerprint:
-        console.print(f"Fingerprint {system.fingerprint}")
+        console.print(f"  fingerprint {system.fingerprint}")
 
 
-def _interval(estimate: Estimate, sign: str = "") -> str:
-    return f"{estimate.low:{sign}.4f} to {estimate.high:{sign}.4f}"
+def _chunking(system: System) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in system.chunking.items())
+
+
+def _told(value: JSON) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _table(title: str | None, *headings: str) -> Table:
+    """Return a table whose first column is words and all others numbers, two blanks apart."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+    table.title_justify, table.title_style = "left", "bold"
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    return table
+
+
+def _add_system(table: Table, main: System, system: System, cells: Iterable[str]) -> None:
+    table.add_row(system.name, *cells, style="bold" if system is main else None)
+
+
+def _wide(cell: Estimate) -> str:
+    return f"{cell.mean:.3f} {cell.low:.3f}-{cell.high:.3f}"
+
+
+def _narrow(cell: Estimate) -> str:
+    return f"{cell.mean:.2f} {_short(cell.low, places=2)}-{_short(cell.high, places=2)}"
+
+
+def _short(value: float, sign: str = "", places: int = 3) -> str:
+    """Write a share without the 0 before its point."""
+    return f"{value:{sign}.{places}f}".replace("0.", ".", 1)
+
+
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -25,6 +25,17 @@ def silent(stage: str, done: int, total: int | None) -> None:
     """Take no note."""
 
 
+def named_progress(progress: Progress | None, name: str) -> Progress | None:
+    """Put "name: " before the stages that are told of."""
+    if progress is None:
+        return None
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        progress(f"{name}: {stage}", done, total)
+
+    return tell
+
+
 @dataclass(frozen=True, slots=True)
 class QuarantinedDocument:
     """A document whose present form is not searchable, and why."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipelines.evaluation.asking import Answers, ask, cost_of, package_versions
+    from pipelines.evaluation.baselines import prepare_beside, same_chunks
     from pipelines.evaluation.buckets import Bucket, length_buckets
     from pipelines.evaluation.comparison import (
         Comparison,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         compare_with_main,
         configuration_differences,
     )
+    from pipelines.evaluation.lexical import BM25Config, BM25Index, bm25_of_chunks, bm25_of_documents, require_bm25
     from pipelines.evaluation.measures import DEPTH, METRICS, require_ranx, score
     from pipelines.evaluation.memory import PeakMemory, measured_memory
     from pipelines.evaluation.queries import DatasetCounts, JudgedQuery
@@ -28,12 +30,16 @@ if TYPE_CHECKING:
     from pipelines.evaluation.running import encoder_system, evaluate
     from pipelines.evaluation.statistics import Estimate, bootstrap, holm, randomisation_test
     from pipelines.evaluation.summaries import record_of, summary_of
+    from pipelines.evaluation.system_names import BASELINES, parse_beside, system_name
     from pipelines.evaluation.systems import CostFigures, Ranking, System, estimates_of, scored_system
     from pipelines.evaluation.tasks import EvaluationTask, SystemBuilder, prepare_task
     from pipelines.evaluation.thresholds import parse_thresholds
 
 _HOMES = {
     "Answers": "asking",
+    "BASELINES": "system_names",
+    "BM25Config": "lexical",
+    "BM25Index": "lexical",
     "Bucket": "buckets",
     "Comparison": "comparison",
     "CostFigures": "systems",
@@ -51,6 +57,8 @@ _HOMES = {
     "System": "systems",
     "SystemBuilder": "tasks",
     "ask": "asking",
+    "bm25_of_chunks": "lexical",
+    "bm25_of_documents": "lexical",
     "bootstrap": "statistics",
     "check_output": "result_files",
     "compare_results": "comparison",
@@ -65,26 +73,34 @@ _HOMES = {
     "length_buckets": "buckets",
     "measured_memory": "memory",
     "package_versions": "asking",
+    "parse_beside": "system_names",
     "parse_thresholds": "thresholds",
     "per_query_records": "result_files",
+    "prepare_beside": "baselines",
     "prepare_task": "tasks",
     "randomisation_test": "statistics",
     "rank_documents": "ranking",
     "read_questions": "questions",
     "read_results": "result_files",
     "record_of": "summaries",
+    "require_bm25": "lexical",
     "require_ranx": "measures",
+    "same_chunks": "baselines",
     "score": "measures",
     "scored_system": "systems",
     "summary_of": "summaries",
+    "system_name": "system_names",
     "top_documents": "ranking",
     "write_results": "result_files",
 }
 
 __all__ = [
+    "BASELINES",
     "DEPTH",
     "METRICS",
     "Answers",
+    "BM25Config",
+    "BM25Index",
     "Bucket",
     "Comparison",
     "CostFigures",
@@ -100,6 +116,8 @@ __all__ = [
     "System",
     "SystemBuilder",
     "ask",
+    "bm25_of_chunks",
+    "bm25_of_documents",
     "bootstrap",
     "check_output",
     "compare_results",
@@ -114,18 +132,23 @@ __all__ = [
     "length_buckets",
     "measured_memory",
     "package_versions",
+    "parse_beside",
     "parse_thresholds",
     "per_query_records",
+    "prepare_beside",
     "prepare_task",
     "randomisation_test",
     "rank_documents",
     "read_questions",
     "read_results",
     "record_of",
+    "require_bm25",
     "require_ranx",
+    "same_chunks",
     "score",
     "scored_system",
     "summary_of",
+    "system_name",
     "top_documents",
     "write_results",
 ]

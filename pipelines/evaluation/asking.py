@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.pinned import PinnedCollection
     from pipelines.report import IngestReport, Progress
 
-_PACKAGES = ("kvembed", "torch", "transformers", "tokenizers", "numpy", "qdrant-client", "ranx")
+_PACKAGES = ("kvembed", "torch", "transformers", "tokenizers", "numpy", "qdrant-client", "ranx", "bm25s", "PyStemmer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pipelines.evaluation.measures import DEPTH, require_ranx
 from pipelines.evaluation.memory import measured_memory
 from pipelines.evaluation.queries import DatasetCounts
 from pipelines.evaluation.results import EvaluationResult
+from pipelines.evaluation.system_names import system_name
 from pipelines.evaluation.systems import scored_system
 from pipelines.evaluation.tasks import judged_queries
 from pipelines.points import CONTENT_KEY
@@ -103,7 +104,7 @@ def evaluate_collection(
         answers = ask(pinned, list(questions.texts.values()), DEPTH, search_params=params, progress=progress)
     manifest = pinned.manifest
     system = scored_system(
-        pinned.encoder.config.method.value,
+        system_name(pinned.encoder.config),
         queries,
         dict(zip(questions.texts, answers.rankings, strict=True)),
         identity=manifest.encoder,

@@ -14,10 +14,11 @@ from pipelines.evaluation.asking import ask, cost_of, package_versions
 from pipelines.evaluation.measures import require_ranx
 from pipelines.evaluation.memory import measured_memory
 from pipelines.evaluation.results import EvaluationResult
+from pipelines.evaluation.system_names import system_name
 from pipelines.evaluation.systems import System, scored_system
 from pipelines.evaluation.tasks import EvaluationTask, SystemBuilder, prepare_task
 from pipelines.ingestion import ingest
-from pipelines.report import Progress
+from pipelines.report import Progress, named_progress
 from pipelines.retrieval import open_collection
 from pipelines.sources import open_source
 from pipelines.store import open_store
@@ -53,7 +54,8 @@ def evaluate(
     """
     require_ranx()
     task = prepare_task(dataset, encoder.tokenizer, chunking or ChunkingConfig())
-    systems = [encoder_system(task, encoder, progress=progress)]
+    told = named_progress(progress, system_name(encoder.config)) if beside else progress
+    systems = [encoder_system(task, encoder, progress=told)]
     systems += [build(task, progress) for build in beside]
     return EvaluationResult(
         dataset=task.name,
@@ -78,7 +80,7 @@ def encoder_system(
     Args:
         task: What is asked.
         encoder: Any layers setting; "auto" is resolved from the corpus.
-        name: Of the system; None takes the encoder's method.
+        name: Of the system; None takes `system_name`.
         chunking: None takes the task's.
         progress: Told about every stage.
     """
@@ -90,7 +92,7 @@ def encoder_system(
             answers = ask(pinned, task.texts, task.depth + 1, progress=progress)
     manifest = pinned.manifest
     return scored_system(
-        name or encoder.config.method.value,
+        name or system_name(encoder.config),
         task.queries,
         {query: task.ranked(query, found) for query, found in zip(task.queries, answers.rankings, strict=True)},
         identity=manifest.encoder,
