@@ -67,7 +67,7 @@ def measured_pass(
     """
     rows = -(-_LEAST_TOKENS // longest)
     with _measuring:
-        compute(_made_up(1, longest))  # what is allocated once, such as workspaces, is there afterwards
+        compute(made_up(1, longest))  # what is allocated once, such as workspaces, is there afterwards
         small = _peak(compute, device, rows, longest)
         large = _peak(compute, device, 2 * rows, longest)
     return PassMemory.through(small, large)
@@ -85,10 +85,11 @@ def _peak(
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    compute(_made_up(rows, longest))
+    compute(made_up(rows, longest))
     torch.cuda.synchronize(device)
     return rows * longest, torch.cuda.max_memory_allocated(device) - before
 
 
-def _made_up(rows: int, longest: int) -> list[PromptedText]:
-    return [PromptedText([1] * longest, 0)] * rows
+def made_up(rows: int, longest: int) -> list[PromptedText]:
+    """Return texts of so many tokens each, with the positions that any method may ask for."""
+    return [PromptedText([1] * longest, 0, pooled=(0, longest), placeholder=0)] * rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kvembed import KVEncoder, TextTooLargeError
+from kvembed import EncoderConfig, KVEncoder, Method, TextTooLargeError
+from kvembed.backbone import load_backbone
 from kvembed.batching import Batch, Budget, batches_within, padded_tokens
 from kvembed.forward import ForwardPass
-from kvembed.memory import PassMemory, is_out_of_memory
+from kvembed.memory import PassMemory, is_out_of_memory, made_up
 from kvembed.prompts import CompressionPrompt, PromptedText
 from kvembed.throughput import OneDeviceRunner
 from kvembed.tokenising import tokenised_ahead
@@ -277,10 +279,21 @@ def test_pass_memory_gives_the_tokens_that_fit() -> None:
     assert memory.tokens_in(10**13) == 65536
 
 
+@pytest.mark.parametrize("method", Method)
+def test_texts_that_memory_is_measured_with_can_be_computed_by_every_method(
+    tiny_model_dir: Path, method: Method
+) -> None:
+    """Echo and Token Prepending ask where their parts are: without positions a GPU would refuse its first call."""
+    layers = (1,) if method is Method.KV_REROUTING else ()
+    backbone = load_backbone(str(tiny_model_dir), revision=None, dtype="float32", device="cpu")
+    forward = ForwardPass(EncoderConfig(model=str(tiny_model_dir), method=method, layers=layers), backbone)
+    vectors = forward(made_up(3, 32))
+    assert torch.equal(vectors[0], vectors[1])
+    assert torch.isfinite(vectors).all()
+
+
 @pytest.mark.gpu
 def test_budget_on_cuda_fits_and_the_vectors_are_those_of_small_batches(tiny_model_dir: str) -> None:
-    from kvembed import EncoderConfig
-
     encoder = KVEncoder(EncoderConfig(model=str(tiny_model_dir), layers=(1,)), device="cuda:0")
     found = encoder.encode_counted(TEXTS, "document")
     alone = np.concatenate([encoder.encode_document([text]) for text in TEXTS[::37]])
