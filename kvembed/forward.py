@@ -76,8 +76,9 @@ class ForwardPass:
 
     @cached_property
     def packable(self) -> bool:
-        """Whether this model keeps packed texts apart; found out on first use, see `can_pack`."""
-        return can_pack(self.backbone.model, self._layers)
+        """Whether this model keeps packed texts apart, and its device is fast with them; found out on first use."""
+        model = self.backbone.model
+        return takes_packed_texts(model.device, model.dtype) and can_pack(model, self._layers)
 
     @property
     def _layers(self) -> tuple[int, ...]:
