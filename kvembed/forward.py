@@ -14,6 +14,7 @@ from kvembed.backbone import AttentionForm, Backbone, rerouted_states, right_pad
 from kvembed.config import EncoderConfig
 from kvembed.errors import LayersUnresolvedError, UnsupportedModelError
 from kvembed.fitting import data_free_transform
+from kvembed.kernels import takes_packed_texts
 from kvembed.methods import TRAITS, Method
 from kvembed.models import resolve_model
 from kvembed.packing import can_pack, pack, packed_states, pool_packed
