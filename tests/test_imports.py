@@ -28,6 +28,7 @@ FORBIDDEN: dict[str, dict[str, tuple[str, ...]]] = {
         "datasets": (),
         "langchain_qdrant": (),
         "langchain_core": ("kvembed/langchain.py",),
+        "mteb": ("kvembed/mteb.py",),
     },
     "pipelines": {"flows": (), "prefect": ()},
     "flows": {"torch": (), "transformers": (), "qdrant_client": (), "langchain_core": (), "langchain_qdrant": ()},
