@@ -14,7 +14,6 @@ from kvembed.backbone import AttentionForm, Backbone, rerouted_states, right_pad
 from kvembed.config import EncoderConfig
 from kvembed.errors import LayersUnresolvedError, UnsupportedModelError
 from kvembed.fitting import data_free_transform
-from kvembed.kernels import takes_packed_texts
 from kvembed.methods import TRAITS, Method
 from kvembed.models import resolve_model
 from kvembed.packing import can_pack, pack, packed_states, pool_packed
@@ -77,9 +76,8 @@ class ForwardPass:
 
     @cached_property
     def packable(self) -> bool:
-        """Whether this model keeps packed texts apart, and its device is fast with them; found out on first use."""
-        model = self.backbone.model
-        return takes_packed_texts(model.device, model.dtype) and can_pack(model, self._layers)
+        """Whether this model keeps packed texts apart; found out on first use, see `can_pack`."""
+        return can_pack(self.backbone.model, self._layers)
 
     @property
     def _layers(self) -> tuple[int, ...]:

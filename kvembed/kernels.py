@@ -33,11 +33,6 @@ def attention_with_lse(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     return _with_sinks(output, lse, inputs.sinks)
 
 
-def takes_packed_texts(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether packed texts have a kernel as fast as padded rows have; in float32 CUDA has only one to be compiled."""
-    return device.type != "cuda" or dtype in (torch.float16, torch.bfloat16)
-
-
 def attention_logits(inputs: AttentionInputs) -> Tensor:
     """Return scaled, capped and masked logits (B, H, T, T), float32 at least."""
     key = inputs.key.repeat_interleave(inputs.groups, dim=1)

@@ -70,7 +70,7 @@ def _builder(name: str, encoder: KVEncoder, chunking: ChunkingConfig) -> SystemB
 def _other(name: str, encoder: KVEncoder, chunk_tokens: int) -> KVEncoder:
     """Return an encoder over the same weights with room for such chunks, tried on a word before any work."""
     try:
-        other = encoder.with_config(_config(name, encoder.config))
+        other = encoder.with_config(beside_config(name, encoder.config))
         if (short := chunk_tokens - other.document_budget) > 0:
             longer = other.config.max_length + other.document_copies * short
             other = encoder.with_config(replace(other.config, max_length=longer))
@@ -84,7 +84,13 @@ def _other(name: str, encoder: KVEncoder, chunk_tokens: int) -> KVEncoder:
     return other
 
 
-def _config(name: str, config: EncoderConfig) -> EncoderConfig:
+def beside_config(name: str, config: EncoderConfig) -> EncoderConfig:
+    """Return what a system beside an encoder computes over the same weights.
+
+    Args:
+        name: Of `BASELINES`, but for the lexical ones.
+        config: The encoder's.
+    """
     if name not in (NO_REROUTING, Method.KV_REROUTING.value):
         return config.with_method(name)
     rerouting = config.with_method(Method.KV_REROUTING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
     from pipelines.evaluation.results import EvaluationResult
     from pipelines.evaluation.systems import System
 
-INTERVALS = {"confidence": CONFIDENCE, "method": "BCa bootstrap over queries", "resamples": RESAMPLES, "seed": SEED}
-TESTS = {
+INTERVALS: Mapping[str, JSON] = {
+    "confidence": CONFIDENCE,
+    "method": "BCa bootstrap over queries",
+    "resamples": RESAMPLES,
+    "seed": SEED,
+}
+TESTS: Mapping[str, JSON] = {
     "test": "paired randomisation test, two-sided",
     "permutations": PERMUTATIONS,
     "seed": SEED,

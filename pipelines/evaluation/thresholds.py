@@ -9,11 +9,12 @@ from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.measures import METRICS
 
 
-def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
+def parse_thresholds(texts: Sequence[str], metrics: Sequence[str] = METRICS) -> dict[str, float]:
     """Read `metric=value`, several in one text separated by commas.
 
     Args:
         texts: As given on a command line.
+        metrics: Those there are.
 
     Returns:
         Metric -> value in 0..1; of a metric given twice the last.
@@ -24,9 +25,9 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
     thresholds = {}
     for text in (part.strip() for given in texts for part in given.split(",")):
         metric, _, value = text.partition("=")
-        if metric.strip().lower() not in METRICS:
-            raise ValueError(f"{text!r} names no metric; give metric=value, of {', '.join(METRICS)}")
-        thresholds[metric.strip().lower()] = _share(value, text)
+        if metric.strip().lower() not in metrics:
+            raise ValueError(f"{text!r} names no metric; give metric=value, of {', '.join(metrics)}")
+        thresholds[metric.strip().lower()] = _share(value, text, metrics[0])
     return thresholds
 
 
@@ -49,11 +50,11 @@ def dropped(comparison: Comparison, allowed: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _share(value: str, text: str) -> float:
+def _share(value: str, text: str, example: str) -> float:
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{text!r} gives no value from 0 to 1; give metric=value, such as ndcg@10=0.4")
+        raise ValueError(f"{text!r} gives no value from 0 to 1; give metric=value, such as {example}=0.4")
     return number

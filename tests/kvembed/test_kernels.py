@@ -27,7 +27,7 @@ from kvembed.cuda_kernels import (
     cuda_flex_attention,
     cuda_varlen_attention,
 )
-from kvembed.kernels import Kernel, attention_with_lse, math_attention, takes_packed_texts
+from kvembed.kernels import Kernel, attention_with_lse, math_attention
 from kvembed.rerouting import blended_attention, concatenated_attention
 
 CPU = torch.device("cpu")
@@ -356,16 +356,3 @@ def test_cuda_dispatch_takes_a_kernel_that_serves(
 ) -> None:
     query = torch.zeros(1, 2, 9, 16, dtype=dtype)
     assert chosen(AttentionInputs(query, query, query, 0.25, **fields)) == expected  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "expected"),
-    [
-        ("cpu", torch.float32, True),
-        ("cuda", torch.bfloat16, True),
-        ("cuda", torch.float16, True),
-        ("cuda", torch.float32, False),
-    ],
-)
-def test_packed_texts_are_taken_where_a_fused_kernel_has_them(device: str, dtype: torch.dtype, expected: bool) -> None:
-    assert takes_packed_texts(torch.device(device), dtype) is expected

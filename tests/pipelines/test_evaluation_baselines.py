@@ -248,7 +248,7 @@ def test_system_name_tells_re_routing_that_re_routes_from_one_that_does_not(fiel
 def test_prepare_beside_of_an_encoder_without_re_routing_has_re_routing():
     for fields in ({"method": "mean"}, {"layers": ()}, {"layers": (1,), "prefix_bias": -math.inf}):
         given = EncoderConfig(model="any", **fields)  # type: ignore[arg-type]
-        configs = [baselines._config(name, given) for name in ("kv-rerouting", "no-rerouting")]
+        configs = [baselines.beside_config(name, given) for name in ("kv-rerouting", "no-rerouting")]
         assert [config.layers for config in configs] == ["auto", ()]
         assert [config.pooling.value for config in configs] == ["hybrid", "hybrid"]
 
@@ -256,9 +256,9 @@ def test_prepare_beside_of_an_encoder_without_re_routing_has_re_routing():
 def test_prepare_beside_keeps_prompts_and_pooling_without_re_routing(tiny_model_dir: Path):
     """So that the difference is re-routing's alone; other methods bring their own prompts."""
     encoder = tiny(tiny_model_dir, pooling="mean", query_template="Q: {text}", max_length=100, dtype="bfloat16")
-    config = baselines._config("no-rerouting", encoder.config)
+    config = baselines.beside_config("no-rerouting", encoder.config)
     assert config == replace(encoder.config, layers=())
-    other = baselines._config("last-token", encoder.config)
+    other = baselines.beside_config("last-token", encoder.config)
     assert (other.query_template, other.max_length, other.dtype) == ("{text}", 100, "bfloat16")
 
 
