@@ -207,7 +207,8 @@ def _ask_dataset(request: EvaluateRequest, folder: Path | None, terminal: Termin
 
 def _ask_collection(request: EvaluateRequest, folder: Path | None, terminal: Terminal) -> EvaluationResult:
     from pipelines import open_collection
-    from pipelines.evaluation.questions import evaluate_collection, read_questions
+    from pipelines.evaluation import bm25_of_collection, evaluate_collection, read_questions, require_bm25
+    from pipelines.evaluation.system_names import BM25
 
     name = request.collection or ""
     given = asdict(request.encoder) | asdict(request.cutting)
@@ -215,19 +216,23 @@ def _ask_collection(request: EvaluateRequest, folder: Path | None, terminal: Ter
         f"--{key.replace('_', '-')}" for key in given if given[key] is not None and key not in _WITH_COLLECTION
     ]:
         raise typer.BadParameter(f"{', '.join(told)}: a collection is searched as it was filled; leave that out")
-    if request.beside:
+    others = _names_beside(request.beside)
+    if embedding := [one for one in others if one != BM25]:
         raise typer.BadParameter(
-            "--beside makes its systems from documents, and --collection has none but its own chunks; "
-            "give a data set, or index the source with another --method and `compare` the two"
+            f"--beside {embedding[0]}: beside a collection only bm25 can stand, which reads its chunks as they are; "
+            "index the source with another --method, evaluate that collection, and `compare` the two"
         )
     questions = read_questions(request.dataset)
     _look_ahead(folder, terminal)
+    if others:
+        require_bm25()
     model, device = request.encoder.model, request.encoder.device
     with terminal.waiting(f"opening {name}"):
         prepare_models(device)
         opened = open_collection(request.store, name, model=model, device=device)
     with opened, terminal.progress() as progress:
-        return evaluate_collection(questions, opened, progress=progress)
+        beside = [bm25_of_collection] if others else []
+        return evaluate_collection(questions, opened, beside=beside, progress=progress)
 
 
 def _look_ahead(folder: Path | None, terminal: Terminal) -> None:

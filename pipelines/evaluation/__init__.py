@@ -19,7 +19,14 @@ if TYPE_CHECKING:
         compare_with_main,
         configuration_differences,
     )
-    from pipelines.evaluation.lexical import BM25Config, BM25Index, bm25_of_chunks, bm25_of_documents, require_bm25
+    from pipelines.evaluation.lexical import (
+        BM25Config,
+        BM25Index,
+        bm25_of_chunks,
+        bm25_of_collection,
+        bm25_of_documents,
+        require_bm25,
+    )
     from pipelines.evaluation.measures import DEPTH, METRICS, require_ranx, score
     from pipelines.evaluation.memory import PeakMemory, measured_memory
     from pipelines.evaluation.queries import DatasetCounts, JudgedQuery
@@ -58,6 +65,7 @@ _HOMES = {
     "SystemBuilder": "tasks",
     "ask": "asking",
     "bm25_of_chunks": "lexical",
+    "bm25_of_collection": "lexical",
     "bm25_of_documents": "lexical",
     "bootstrap": "statistics",
     "check_output": "result_files",
@@ -117,6 +125,7 @@ __all__ = [
     "SystemBuilder",
     "ask",
     "bm25_of_chunks",
+    "bm25_of_collection",
     "bm25_of_documents",
     "bootstrap",
     "check_output",

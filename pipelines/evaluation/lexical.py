@@ -1,4 +1,4 @@
-"""BM25 by bm25s, over the chunks that the encoders embed or over whole documents."""
+"""BM25 by bm25s: over the chunks that encoders embed, over whole documents, or over what a collection holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,22 +16,32 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from pipelines.chunking import CHUNKING_FAILURES, Chunker
+from pipelines.damage import metadata_of
 from pipelines.documents import Document
-from pipelines.errors import JSON, TerminalError
+from pipelines.errors import JSON, StoreError, TerminalError
+from pipelines.evaluation.measures import DEPTH
 from pipelines.evaluation.memory import measured_memory
+from pipelines.evaluation.ranking import rank_documents
 from pipelines.evaluation.systems import CostFigures, Ranking, System, scored_system
+from pipelines.point_store import PointStore
+from pipelines.reembedding import chunker_of, embedded_text
 from pipelines.report import Progress, silent
 from pipelines.sources import open_source
+from pipelines.store import batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvembed import KVEncoder
     from pipelines.chunking import ChunkingConfig
+    from pipelines.evaluation.queries import JudgedQuery
     from pipelines.evaluation.tasks import EvaluationTask
+    from pipelines.pinned import PinnedCollection
 
 Cut: TypeAlias = "Callable[[Document], Iterable[str]]"
 """A document -> the texts that are indexed of it."""
+
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +133,10 @@ def bm25_of_chunks(
     def cut(document: Document) -> Iterator[str]:
         return (chunk.embedded_text for chunk in chunker.chunks(document))
 
+    told = progress or silent
+    asked = _Asked("bm25", task.queries, lambda: _cut_corpus(task, cut, told), task.ranked)
     whose = encoder.bare().with_layers(()).identity()
-    unit: dict[str, JSON] = {
-        "unit": "chunk",
-        "chunk_tokens": chunker.budget,
-        "tokenizer_sha256": whose["tokenizer_sha256"],
-    }
-    return _system("bm25", task, cut, unit, chunking.to_dict(), progress or silent)
+    return _system(asked, _of_chunks(chunker, whose), chunking.to_dict(), told)
 
 
 def bm25_of_documents(task: EvaluationTask, progress: Progress | None = None) -> System:
@@ -138,7 +145,33 @@ def bm25_of_documents(task: EvaluationTask, progress: Progress | None = None) ->
     def whole(document: Document) -> Iterator[str]:
         yield f"{document.title}\n{document.text}"
 
-    return _system("bm25-documents", task, whole, {"unit": "document"}, {}, progress or silent)
+    told = progress or silent
+    asked = _Asked("bm25-documents", task.queries, lambda: _cut_corpus(task, whole, told), task.ranked)
+    return _system(asked, {"unit": "document"}, {}, told)
+
+
+def bm25_of_collection(
+    pinned: PinnedCollection, queries: Mapping[str, JudgedQuery], progress: Progress | None = None
+) -> System:
+    """Rank a collection's documents by their best chunk under BM25, over the texts that were embedded.
+
+    Args:
+        pinned: The collection; all its texts are held in memory.
+        queries: What is asked.
+        progress: Told of the stages "chunk" and "search".
+
+    Raises:
+        StoreError: a chunk is not stored as it was embedded.
+        TerminalError: bm25s or PyStemmer is not installed.
+    """
+
+    def ranked(_: str, found: Iterable[tuple[str, float]]) -> Ranking:
+        return rank_documents(found)[:DEPTH]
+
+    told, manifest = progress or silent, pinned.manifest
+    asked = _Asked("bm25", queries, lambda: _stored(pinned, told), ranked)
+    unit = _of_chunks(chunker_of(manifest, pinned.encoder), manifest.encoder)
+    return _system(asked, unit, manifest.chunking, told)
 
 
 def require_bm25() -> tuple[ModuleType, ModuleType]:
@@ -157,60 +190,100 @@ def require_bm25() -> tuple[ModuleType, ModuleType]:
     return found
 
 
-def _system(
-    name: str,
-    task: EvaluationTask,
-    cut: Cut,
-    unit: Mapping[str, JSON],
-    chunking: Mapping[str, JSON],
-    progress: Progress,
-) -> System:
+@dataclass(slots=True)
+class _Units:
+    """Texts to be indexed, and the document each is of."""
+
+    owners: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    quarantined: int = 0
+    """Documents that could not be cut."""
+
+    def add(self, document_id: str, text: str) -> None:
+        self.owners.append(document_id)
+        self.texts.append(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one system is: its name, what it is asked, where its texts come from, and how it ranks."""
+
+    name: str
+    queries: Mapping[str, JudgedQuery]
+    units: Callable[[], _Units]
+    ranked: Callable[[str, Iterable[tuple[str, float]]], Ranking]
+
+
+def _of_chunks(chunker: Chunker, encoder: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {"unit": "chunk", "chunk_tokens": chunker.budget, "tokenizer_sha256": encoder["tokenizer_sha256"]}
+
+
+def _system(asked: _Asked, unit: Mapping[str, JSON], chunking: Mapping[str, JSON], progress: Progress) -> System:
     config = BM25Config()
     identity = {**config.identity(), **unit}
     with measured_memory() as peak:
         started = time.perf_counter()
-        owners, texts, quarantined = _units(task, cut, progress)
+        units = asked.units()
         cut_at = time.perf_counter()
-        index = BM25Index(texts, config)
+        index = BM25Index(units.texts, config)
         indexed = time.perf_counter()
-        rankings = dict(_rankings(task, index, owners, progress))
+        rankings = dict(_rankings(asked, index, units.owners, progress))
         searched = time.perf_counter()
     figures = CostFigures(
-        chunks=len(texts),
-        documents_quarantined=quarantined,
+        chunks=len(units.texts),
+        documents_quarantined=units.quarantined,
         peak_memory_bytes=peak.process,
         peak_device_memory_bytes=peak.device,
         seconds={"chunk": cut_at - started, "index": indexed - cut_at, "rank": searched - indexed},
     )
-    fingerprint = hashlib.sha256(json.dumps([identity, dict(chunking)], sort_keys=True).encode("utf-8")).hexdigest()
+    hashed = json.dumps([identity, dict(chunking)], sort_keys=True).encode("utf-8")
     return scored_system(
-        name, task.queries, rankings, identity=identity, fingerprint=fingerprint, chunking=chunking, figures=figures
+        asked.name,
+        asked.queries,
+        rankings,
+        identity=identity,
+        fingerprint=hashlib.sha256(hashed).hexdigest(),
+        chunking=chunking,
+        figures=figures,
     )
 
 
-def _units(task: EvaluationTask, cut: Cut, progress: Progress) -> tuple[list[str], list[str], int]:
-    """Return the document of each text that is indexed, the texts, and how many documents could not be cut."""
-    owners: list[str] = []
-    texts: list[str] = []
-    quarantined = 0
+def _cut_corpus(task: EvaluationTask, cut: Cut, progress: Progress) -> _Units:
+    units = _Units()
     source = open_source(str(task.corpus), id_field="_id", text_field="text", title_field="title")
     for done, document in enumerate(source.documents(), start=1):
         try:
             pieces = list(cut(document)) if isinstance(document, Document) else None
         except CHUNKING_FAILURES:
             pieces = None
-        quarantined += pieces is None
-        texts += pieces or ()
-        owners += [document.id] * len(pieces or ())
+        units.quarantined += pieces is None
+        for piece in pieces or ():
+            units.add(document.id, piece)
         progress("chunk", done, task.counts.documents)
-    return owners, texts, quarantined
+    return units
+
+
+def _stored(pinned: PinnedCollection, progress: Progress) -> _Units:
+    units, points = _Units(), PointStore(pinned.store, pinned.physical)
+    chunker = chunker_of(pinned.manifest, pinned.encoder)
+    for ids in batches((point for point, _ in points.scan()), _BATCH):
+        for payload in points.payloads(ids).values():
+            document_id, text = str(metadata_of(payload)["document_id"]), embedded_text(chunker, payload)
+            if text is None:
+                raise StoreError(
+                    f"collection {pinned.name!r} does not hold a chunk of document {document_id!r} as it was embedded; "
+                    f"run `kvembed verify {pinned.name} --repair`"
+                )
+            units.add(document_id, text)
+        progress("chunk", len(units.texts), None)
+    return units
 
 
 def _rankings(
-    task: EvaluationTask, index: BM25Index, owners: Sequence[str], progress: Progress
+    asked: _Asked, index: BM25Index, owners: Sequence[str], progress: Progress
 ) -> Iterator[tuple[str, Ranking]]:
-    for done, query in enumerate(task.queries.values(), start=1):
+    for done, query in enumerate(asked.queries.values(), start=1):
         scores = index.scores(query.text)
         found = [(owners[place], float(scores[place])) for place in np.flatnonzero(scores > 0).tolist()]
-        yield query.id, task.ranked(query.id, found)
-        progress("search", done, len(task.queries))
+        yield query.id, asked.ranked(query.id, found)
+        progress("search", done, len(asked.queries))

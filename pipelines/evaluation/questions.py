@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from qdrant_client import models
 
@@ -25,9 +25,14 @@ from pipelines.store import batches
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from pipelines.evaluation.queries import JudgedQuery
+    from pipelines.evaluation.systems import System
     from pipelines.pinned import PinnedCollection
     from pipelines.report import Progress
     from pipelines.retrieval import OpenCollection
+
+CollectionSystem: TypeAlias = "Callable[[PinnedCollection, Mapping[str, JudgedQuery], Progress | None], System]"
+"""Makes one system of a collection and the queries put to it."""
 
 _NAMED, _SHOWN = 10, 3
 _BATCH = 256
@@ -75,7 +80,11 @@ def read_questions(path: str | Path) -> Questions:
 
 
 def evaluate_collection(
-    questions: Questions, opened: OpenCollection, *, progress: Progress | None = None
+    questions: Questions,
+    opened: OpenCollection,
+    *,
+    beside: Sequence[CollectionSystem] = (),
+    progress: Progress | None = None,
 ) -> EvaluationResult:
     """Search a collection as its users do, with the encoder that filled it, and score the documents found.
 
@@ -85,6 +94,7 @@ def evaluate_collection(
     Args:
         questions: What is asked.
         opened: What is searched; on a server through its index and as its quantization wants.
+        beside: Make further systems over the same points, such as `bm25_of_collection`.
         progress: Told of the stage "search".
 
     Raises:
@@ -102,6 +112,7 @@ def evaluate_collection(
     params = pinned.search_params or models.SearchParams()
     with measured_memory() as peak:
         answers = ask(pinned, list(questions.texts.values()), DEPTH, search_params=params, progress=progress)
+    others = [build(pinned, queries, progress) for build in beside]
     manifest = pinned.manifest
     system = scored_system(
         system_name(pinned.encoder.config),
@@ -118,7 +129,7 @@ def evaluate_collection(
         judged_missing=len(missing),
         missing_ids=tuple(missing[:_NAMED]),
     )
-    return EvaluationResult(questions.name, queries, counts, (system,), pinned.name, package_versions())
+    return EvaluationResult(questions.name, queries, counts, (system, *others), pinned.name, package_versions())
 
 
 def _lengths(pinned: PinnedCollection, wanted: Iterable[str]) -> dict[str, int]:

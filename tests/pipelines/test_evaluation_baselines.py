@@ -11,23 +11,27 @@ from pathlib import Path
 
 import pytest
 import pytrec_eval
+from qdrant_client import QdrantClient, models
 
 from kvembed import EncoderConfig, KVEncoder
-from pipelines import ChunkingConfig, TerminalError
+from pipelines import ChunkingConfig, Document, StoreError, TerminalError, ingest, open_collection
 from pipelines.chunking import Chunker
 from pipelines.evaluation import (
     BASELINES,
     BM25Config,
     BM25Index,
     EvaluationResult,
+    JudgedQuery,
     baselines,
     bm25_of_chunks,
+    bm25_of_collection,
     bm25_of_documents,
     evaluate,
     lexical,
     parse_beside,
     prepare_beside,
     prepare_task,
+    read_results,
     running,
     same_chunks,
     system_name,
@@ -313,9 +317,46 @@ def test_evaluate_beside_what_cannot_be_meant_is_wrong_usage_before_any_work(kve
     assert wrong.code == 2
     assert "'ecko' is no system; legal are bm25" in wrong.err
     (tmp_path / "questions.jsonl").write_text('{"question": "a?", "document_id": "x"}\n')
-    wrong = kvembed("evaluate", tmp_path / "questions.jsonl", "-c", "any", "--beside", "bm25")
+    wrong = kvembed("evaluate", tmp_path / "questions.jsonl", "-c", "any", "--beside", "bm25,echo")
     assert wrong.code == 2
-    assert "--collection has none but its own chunks" in wrong.err
+    assert "--beside echo: beside a collection only bm25 can stand" in wrong.err
+
+
+@pytest.mark.usefixtures("by_definition")
+def test_bm25_beside_a_collection_reads_the_chunks_that_were_embedded(
+    kvembed: Command, dataset: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The same chunks as beside a data set, so the same scores of every document that is asked for."""
+    monkeypatch.setattr("pipelines.evaluation.questions.require_ranx", lambda: None)
+    store, fields = ("--store", tmp_path / "store"), ("--id-field", "_id", "--text-field", "text")
+    options = ("--model", tiny_model_dir, "--layers", "1", "--device", "cpu", "--max-tokens", "32")
+    assert kvembed("index", dataset / "corpus.jsonl", "-c", "small", *store, *fields, *options).code == 0
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('{"question": "baking flours", "document_id": "bread", "id": "flour"}\n')
+    found = kvembed("evaluate", asked, "-c", "small", *store, "--beside", "bm25", "--json", "-o", tmp_path / "mine")
+    assert found.code == 0, found.err
+    assert [system["name"] for system in found.json["systems"]] == ["kv-rerouting", "bm25"]
+    beside = kvembed("evaluate", dataset, *options, "--beside", "bm25", "--json", "-o", tmp_path / "set")
+    assert beside.code == 0, beside.err
+    ours, theirs = (read_results(tmp_path / name / "bm25").main for name in ("mine", "set"))
+    assert ours.rankings["flour"] == theirs.rankings["flour"]
+    assert len(ours.rankings["flour"]) == 2
+    assert ours.identity == theirs.identity
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.figures.chunks == theirs.figures.chunks > len(CORPUS)
+
+
+@pytest.mark.usefixtures("by_definition")
+def test_bm25_beside_a_collection_with_another_text_than_was_embedded_is_refused(tiny_model_dir: Path):
+    client, queries = QdrantClient(":memory:"), {"q": JudgedQuery("q", "a ship", 2, {"a": 1})}
+    encoder = tiny(tiny_model_dir)
+    ingest([Document("a", "ships float", "a")], client, "notes", encoder)
+    with open_collection(client, "notes", encoder=encoder) as opened:
+        pinned = opened.pinned()
+        assert [name for name, _ in bm25_of_collection(pinned, queries).rankings["q"]] == ["a"]
+        client.set_payload(pinned.physical, {"page_content": "something else"}, points=models.Filter())
+        with pytest.raises(StoreError, match="a chunk of document 'a' as it was embedded; run `kvembed verify notes"):
+            bm25_of_collection(pinned, queries)
 
 
 @pytest.mark.slow  # ranx compiles for half a minute the first time
