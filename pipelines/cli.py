@@ -22,6 +22,7 @@ from pipelines import cli_measure as measure
 from pipelines import cli_options as options
 from pipelines import cli_report as reporting
 from pipelines import cli_sentences as sentence_tasks
+from pipelines import cli_sweep as sweeping
 from pipelines.cli_encoder import prepare_models
 from pipelines.cli_index import IndexRequest, index_directly, index_through_flow, plan_index
 from pipelines.cli_signature import spread
@@ -136,4 +137,5 @@ app.command()(spread(judge.evaluate))
 app.command()(spread(judge.compare))
 app.command()(spread(reporting.report))
 app.command()(spread(sentence_tasks.sentences))
+app.command()(spread(sweeping.sweep))
 app.command()(spread(measure.demo))

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from pipelines.evaluation.running import encoder_system, evaluate
     from pipelines.evaluation.statistics import Estimate, bootstrap, holm, randomisation_test
     from pipelines.evaluation.summaries import record_of, summary_of
+    from pipelines.evaluation.sweep import SweepOptions, prepare_sweep, run_sweep
+    from pipelines.evaluation.sweep_files import read_sweep, write_sweep
+    from pipelines.evaluation.sweep_grid import SweepPlan
+    from pipelines.evaluation.sweep_records import SweepResult
     from pipelines.evaluation.system_names import BASELINES, parse_beside, system_name
     from pipelines.evaluation.systems import CostFigures, Ranking, System, estimates_of, scored_system
     from pipelines.evaluation.tasks import EvaluationTask, SystemBuilder, prepare_task
@@ -61,6 +65,9 @@ _HOMES = {
     "PeakMemory": "memory",
     "Questions": "questions",
     "Ranking": "systems",
+    "SweepOptions": "sweep",
+    "SweepPlan": "sweep_grid",
+    "SweepResult": "sweep_records",
     "System": "systems",
     "SystemBuilder": "tasks",
     "ask": "asking",
@@ -85,21 +92,25 @@ _HOMES = {
     "parse_thresholds": "thresholds",
     "per_query_records": "result_files",
     "prepare_beside": "baselines",
+    "prepare_sweep": "sweep",
     "prepare_task": "tasks",
     "randomisation_test": "statistics",
     "rank_documents": "ranking",
     "read_questions": "questions",
     "read_results": "result_files",
+    "read_sweep": "sweep_files",
     "record_of": "summaries",
     "require_bm25": "lexical",
     "require_ranx": "measures",
     "same_chunks": "baselines",
+    "run_sweep": "sweep",
     "score": "measures",
     "scored_system": "systems",
     "summary_of": "summaries",
     "system_name": "system_names",
     "top_documents": "ranking",
     "write_results": "result_files",
+    "write_sweep": "sweep_files",
 }
 
 __all__ = [
@@ -121,6 +132,9 @@ __all__ = [
     "PeakMemory",
     "Questions",
     "Ranking",
+    "SweepOptions",
+    "SweepPlan",
+    "SweepResult",
     "System",
     "SystemBuilder",
     "ask",
@@ -145,14 +159,17 @@ __all__ = [
     "parse_thresholds",
     "per_query_records",
     "prepare_beside",
+    "prepare_sweep",
     "prepare_task",
     "randomisation_test",
     "rank_documents",
     "read_questions",
     "read_results",
+    "read_sweep",
     "record_of",
     "require_bm25",
     "require_ranx",
+    "run_sweep",
     "same_chunks",
     "score",
     "scored_system",
@@ -160,6 +177,7 @@ __all__ = [
     "system_name",
     "top_documents",
     "write_results",
+    "write_sweep",
 ]
 
 

@@ -23,10 +23,10 @@ sweep.json is one object. Names of configurations are unique in it; `main` is th
 | `axes` | list of AXIS, in the order bias, window, pooling, prompt, transform; only those that were swept |
 | `overall` | NESTED over all configurations; null where there is but one |
 | `standing` | STANDING of TwoNN's window; null where no windows were swept or TwoNN had too few texts |
-| `profile` | `DimensionProfile.to_dict()` of the chunks (dimension, interval by layer); null where they were too few |
+| `profile` | `DimensionProfile.to_dict()` of the chunks; null where they were too few, or nothing asks for it |
 | `warnings` | list of sentences |
 | `seconds` | stage -> seconds, of this run alone |
-| `versions` | package -> version |
+| `versions`, `command` | package -> version; what it was made with, as a shell takes it |
 | `interval`, `comparison` | how intervals and p values were made |
 
 ESTIMATE is `{"mean", "low", "high"}`, a mean over queries with its 95 % interval. DIFFERENCE is an ESTIMATE of paired
@@ -264,6 +264,7 @@ class SweepResult:
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
     @property
     def main(self) -> Measured:
