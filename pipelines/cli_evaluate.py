@@ -11,6 +11,7 @@ import typer
 
 from pipelines import cli_options as options
 from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
+from pipelines.cli_report import PageOfResult, check_page, write_page
 from pipelines.console import FAILED, QUARANTINED
 from pipelines.errors import SourceError
 from pipelines.invocation import command_line
@@ -132,6 +133,7 @@ def evaluate(
     request: EvaluateRequest,
     output: options.Output,
     folder: ResultFolder = None,
+    page: PageOfResult = None,
     fail_under: FailUnder = None,
 ) -> None:
     """Measure search quality on judged queries, through the whole pipeline.
@@ -143,11 +145,13 @@ def evaluate(
         from pipelines import rendering_evaluation as rendering
         from pipelines.evaluation.thresholds import too_low
 
+        check_page(page)
         evaluated = _ask_dataset if request.collection is None else _ask_collection
         result = replace(evaluated(request, folder, terminal), command=command_line(invocation))
         failures = too_low(result.metrics, _thresholds(fail_under))
         if folder is not None:
             evaluation.write_results(result, folder)
+        write_page(result, page, Path(request.dataset) if request.collection is None else None, terminal)
         record = {**evaluation.record_of(result), "failures": failures}
         terminal.emit(record, rendering.evaluation_report(result))
         if result.main.figures.documents_quarantined:

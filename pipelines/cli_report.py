@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines import cli_options as options
+
+if TYPE_CHECKING:
+    from pipelines.console import Terminal
+    from pipelines.evaluation import EvaluationResult
 
 
 def _checked_metric(text: str) -> str:
@@ -19,10 +23,22 @@ def _checked_metric(text: str) -> str:
     return text.strip().lower()
 
 
-def _checked_page(path: Path) -> Path:
-    if path.suffix.lower() != ".html":
+def _checked_page(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".html":
         raise typer.BadParameter(f"{path} is not named as a page; name it .html, the Markdown beside it will be .md")
     return path
+
+
+PageOfResult = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="PAGE.html",
+        callback=_checked_page,
+        help="Show the result as a page there, and in Markdown beside it; documents' texts are on it.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +105,30 @@ def report(request: ReportRequest, output: options.Output) -> None:
         with terminal.waiting("drawing"):
             written = reports.write_report(reports.make_report(findings, chosen), request.page)
         terminal.emit(rendering.report_record(written), rendering.written_report(written))
+
+
+def check_page(page: Path | None) -> None:
+    """Find out before the work whether a page can be written; nothing where none is wanted."""
+    from pipelines.evaluation.report import check_report_output
+
+    if page is not None:
+        check_report_output(page)
+
+
+def write_page(result: EvaluationResult, page: Path | None, data: Path | None, terminal: Terminal) -> None:
+    """Show a result that is at hand; nothing where no page is wanted.
+
+    Args:
+        result: To be shown.
+        page: Of the HTML.
+        data: Data set that was evaluated; None for a collection, whose documents are shown by their ids.
+        terminal: Told where the page is.
+    """
+    from pipelines.evaluation import report as reports
+
+    if page is None:
+        return
+    chosen = reports.ReportOptions(data=(data,) if data is not None else ())
+    with terminal.waiting("drawing"):
+        written = reports.write_report(reports.make_report(reports.Findings((result,)), chosen), page)
+    terminal.note(f"Report: {written.html} and {written.markdown}", style="green")

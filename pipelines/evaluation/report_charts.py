@@ -80,6 +80,7 @@ def dot_chart(name: str, title: str, rows: Sequence[Row], *, line: float, xlabel
         span = high - low or 1.0
         for place, row in enumerate(rows):
             axes.text(high + 0.05 * span, place, signed(row.estimate.mean, 3, sign), va="center")
+        axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
         axes.set_xlim(low - 0.05 * span, high + 0.32 * span)
         axes.set_xlabel(_short(xlabel, 60))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation import write_results
+from pipelines.evaluation import running, systems, write_results
 from pipelines.evaluation.sweep_files import write_sweep
 from tests.pipelines.command_line import Command, kvembed
-from tests.pipelines.evaluations import small_result
+from tests.pipelines.evaluations import plain_score, small_result
 from tests.pipelines.reports import strictly
 from tests.pipelines.sweeps import small_sweep
 
@@ -66,3 +67,32 @@ def test_report_of_a_damaged_sweep_names_what_is_wrong(kvembed: Command, tmp_pat
     refused = kvembed("report", folder)
     assert refused.code == 1
     assert "holds no sweep that can be read" in refused.err
+
+
+def test_evaluate_report_writes_the_page_with_the_result(
+    kvembed: Command, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One command from a data set to a page, with the texts of its documents."""
+    monkeypatch.setattr(systems, "score", plain_score)
+    monkeypatch.setattr("pipelines.evaluation.measures.require_ranx", lambda: None)
+    monkeypatch.setattr(running, "require_ranx", lambda: None)
+    data = tmp_path / "small"
+    data.mkdir()
+    corpus = {"ice": "cold ice melts in the sun", "bread": "bread is baked from <b>flour</b>"}
+    rows = ({"_id": name, "title": "", "text": text} for name, text in corpus.items())
+    (data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "baked flour"}) + "\n")
+    (data / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\tbread\t1\n")
+    options = ("--model", tiny_model_dir, "--layers", "1", "--json")
+    refused = kvembed("evaluate", data, "--model", "/nowhere", "--report", data / "corpus.jsonl" / "page.html")
+    assert refused.code == 1
+    assert "a report cannot be written to" in refused.err, "found before the model is looked for"
+    evaluated = kvembed("evaluate", data, *options, "--report", "page.html")
+    assert evaluated.code == 0, evaluated.err
+    page = (tmp_path / "page.html").read_text()
+    strictly(page)
+    assert f"{evaluated.json['metrics']['mrr@10']:.4f}" in page
+    assert evaluated.json["fingerprint"] in page.replace("<wbr>", "")
+    assert "bread is baked from &lt;b&gt;flour&lt;/b&gt;" in page
+    assert f"kvembed evaluate small --model {tiny_model_dir.name} --layers 1 --report page.html" in page
+    assert "Report: page.html and page.md" in evaluated.err
