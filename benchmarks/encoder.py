@@ -91,14 +91,15 @@ def main() -> None:
         on_gpu(options.rounds, options.json)
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for model in _backbones(options.model, Path(folder)) for row in _measured(*model, options)]
+        rows = [row for model in backbones(options.model, Path(folder)) for row in _measured(*model, options)]
     if options.json:
         print(json.dumps({**_machine(), "rows": [asdict(row) for row in rows]}))
     else:
         _show(rows)
 
 
-def _backbones(model: str | None, folder: Path) -> list[tuple[str, str]]:
+def backbones(model: str | None, folder: Path) -> list[tuple[str, str]]:
+    """Return titles and models to measure: the one asked for, or the two this page is about; one is made in folder."""
     if model is not None:
         return [(model, model)]
     torch.manual_seed(0)
@@ -118,7 +119,7 @@ def _backbones(model: str | None, folder: Path) -> list[tuple[str, str]]:
 
 
 def _measured(title: str, model: str, options: argparse.Namespace) -> list[Row]:
-    texts = _texts(options.data, options.tokens, KVEncoder.from_pretrained(model, device="cpu"))
+    texts = drawn_texts(options.data, options.tokens, KVEncoder.from_pretrained(model, device="cpu"))
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(texts, file)
         file.flush()
@@ -209,7 +210,7 @@ def _check_equal(name: str, ours: NDArray[np.float32], theirs: NDArray[np.float3
         raise SystemExit(f"{name}: vectors differ by {away:.1e} from those of sentence-transformers; nothing was timed")
 
 
-def _texts(data: Path | None, tokens: int, encoder: KVEncoder) -> list[str]:
+def drawn_texts(data: Path | None, tokens: int, encoder: KVEncoder) -> list[str]:
     """Draw whole documents, none longer than the model takes, until there are so many tokens."""
     if data is None:
         everything = [text for _, text in stdlib_documents()]
