@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         TransientError,
     )
     from pipelines.generations import PruneReport, Swap, prune, rollback
+    from pipelines.indexing import Indexing, open_indexing
     from pipelines.ingestion import ingest, plan
     from pipelines.inventory import CollectionStatus, status
     from pipelines.manifest import Manifest
-    from pipelines.options import DeletionGuard
+    from pipelines.options import DeletionGuard, IngestOptions
     from pipelines.pinned import PinnedCollection
     from pipelines.report import IngestPlan, IngestReport, Progress, QuarantinedDocument, SearchHit
     from pipelines.retrieval import OpenCollection, open_collection
@@ -61,6 +62,8 @@ _HOMES = {
     "Document": "documents",
     "EncoderMismatchError": "errors",
     "ForeignCollectionError": "errors",
+    "Indexing": "indexing",
+    "IngestOptions": "options",
     "IngestPlan": "report",
     "IngestReport": "report",
     "InvalidCollectionNameError": "errors",
@@ -93,6 +96,7 @@ _HOMES = {
     "VerifyReport": "verification",
     "ingest": "ingestion",
     "open_collection": "retrieval",
+    "open_indexing": "indexing",
     "open_source": "sources",
     "plan": "ingestion",
     "prune": "generations",
@@ -114,6 +118,8 @@ __all__ = [
     "Document",
     "EncoderMismatchError",
     "ForeignCollectionError",
+    "Indexing",
+    "IngestOptions",
     "IngestPlan",
     "IngestReport",
     "InvalidCollectionNameError",
@@ -146,6 +152,7 @@ __all__ = [
     "VerifyReport",
     "ingest",
     "open_collection",
+    "open_indexing",
     "open_source",
     "plan",
     "prune",

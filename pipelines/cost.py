@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import Chunker
     from pipelines.documents import Document
-    from pipelines.ledger import LedgerEntry, RunRecord
+    from pipelines.ledger import LedgerEntry
     from pipelines.manifest import Manifest
     from pipelines.point_store import PointStore
     from pipelines.report import IngestPlan
+    from pipelines.run_records import RunRecord
 
 _SPEED = ("weights_sha256", "dtype", "method")
 """Of an encoder's identity, what its speed depends on; which layers are re-routed and how text is cut hardly count."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from pipelines import telemetry
@@ -149,6 +149,26 @@ class Tally:
         for one in found:
             self.rejected += 1
             telemetry.quarantined(QuarantinedDocument(one.id, one.source, one.content_hash, one.stage, one.reason))
+
+    def add(self, other: Tally) -> None:
+        """Count what another writer of the same run did too."""
+        for part in fields(self):
+            if isinstance(there := getattr(self, part.name), int):
+                setattr(self, part.name, there + getattr(other, part.name))
+        for outcome, documents in (("added", other.added), ("changed", other.changed), ("moved", other.moved)):
+            for _ in range(documents):
+                telemetry.committed(outcome, reused=0, truncated=0)
+        for found in other.quarantined:
+            self.fail(found)
+        for stage, spent in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def taken(self) -> Tally:
+        """Return what was counted so far, and begin anew."""
+        before, fresh = replace(self), Tally()
+        for part in fields(self):
+            setattr(self, part.name, getattr(fresh, part.name))
+        return before
 
     def quarantined_beside(self, known: Iterable[QuarantinedDocument]) -> tuple[QuarantinedDocument, ...]:
         """Return what the last comparison found, then what failed in the run, neither of them twice.

@@ -40,6 +40,17 @@ JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON
 class PipelineError(Exception):
     """Base of everything `pipelines` raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what the error says and not how it was made, so that it can come from another process."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(kind: type[PipelineError], arguments: tuple[object, ...], attributes: dict[str, object]) -> PipelineError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
+
 
 class TerminalError(PipelineError):
     """Retrying cannot help; the message says what can."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -14,26 +14,29 @@ from pipelines.collection import complete_collection, make_collection, point_ali
 from pipelines.cost import Cost, runs_as_fast
 from pipelines.damage import damaged_documents
 from pipelines.drafts import Tally
+from pipelines.executors.inline import InlineExecutor
 from pipelines.generations import announce, check_gone
 from pipelines.known import KnownDocuments
 from pipelines.layer_choice import ChunkSample, resolve_layers
 from pipelines.model_registry import remember_model
-from pipelines.planning import Survey, quarantine_of, text_batches
+from pipelines.planning import Survey
 from pipelines.point_store import PointStore
 from pipelines.report import IngestPlan, IngestReport, Progress
-from pipelines.rereading import Rereading
+from pipelines.shards import ShardCutter, ShardPlan
 from pipelines.storage import StorageConfig
 from pipelines.target import Target, choose_target
 from pipelines.transform_choice import fitted_encoder, is_resolved
-from pipelines.writer import Writer
+from pipelines.writing import WritingPass
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import ChunkingConfig
     from pipelines.documents import Document
     from pipelines.errors import JSON
-    from pipelines.ledger import RunRecord
+    from pipelines.executors import Executor
+    from pipelines.lease_holder import Ticket
     from pipelines.options import IngestOptions
+    from pipelines.run_records import RunRecord
     from pipelines.sources import Source
     from pipelines.store import Store
 
@@ -65,7 +68,13 @@ class IngestRun:
     """State of the store when the comparison was made; while it stays, the comparison holds."""
     sample: ChunkSample | None = None
     tally: Tally = field(default_factory=Tally)
-    wanted: set[str] = field(default_factory=set)
+    executor: Executor = field(default_factory=InlineExecutor)
+    """Embeds and writes what is new."""
+    ticket: Ticket | None = None
+    """Of the lease, by which other processes of the run may write."""
+    shards: ShardPlan = field(default_factory=ShardPlan)
+    """Of the last comparison."""
+    wanted: Set[str] = frozenset()
     """Documents that were to be written, in any pass."""
     broken: set[str] = field(default_factory=set)
     """Documents that a comparison called unchanged and that could not be read any more a moment later."""
@@ -81,7 +90,7 @@ class IngestRun:
         self.found = self._comparison(self.target.pipeline if resolved else "")
         self.sample = None if resolved or count else ChunkSample()
         cost = Cost() if count else None
-        self.found.run(self.source, self.progress, self._look(cost) if self._cuts(cost) else None)
+        self._compare(self._look(cost) if self._cuts(cost) else None)
         self.seconds["plan"] = self.seconds.get("plan", 0.0) + perf_counter() - started
         planned = self._planned()
         return cost.added_to(planned, self._measured_run()) if cost is not None else planned
@@ -92,7 +101,7 @@ class IngestRun:
         return cost is not None or self.sample is not None or not filled
 
     def _look(self, cost: Cost | None) -> Callable[[Document, bool], None]:
-        chunker = Chunker(self.target.chunking, self.target.encoder)
+        chunker = self.chunker()
 
         def look(document: Document, wanted: bool) -> None:
             with suppress(*CHUNKING_FAILURES):  # the writer meets it again, and quarantines the document
@@ -149,38 +158,20 @@ class IngestRun:
         self.target = replace(target, collection=made)
         remember_model(target.encoder.config)  # before the work: a run that is cut short is continued without --model
 
+    def begin(self, planned: IngestPlan) -> WritingPass:
+        """Begin to do what the plan says to the collection that is written."""
+        return WritingPass(self, planned, _READ)
+
     def write(self, planned: IngestPlan) -> None:
-        """Do what the plan says to the collection that is written."""
-        made, found = self.target.made, self.found
-        donors = {new: old for old, new in planned.moved}
-        points = PointStore(self.store, made.physical)
-        writer = Writer(
-            made,
-            points,
-            self.target.encoder,
-            Chunker(self.target.chunking, self.target.encoder),
-            found.pipeline,
-            donors=donors,
-            allowed=self.options.max_quarantined,
-            tally=self.tally,
-        )
-        writer.recover()
-        self.tally.reject(found.fresh_rejections)
-        writer.quarantine((one.id, one.source, quarantine_of(one, found.pipeline)) for one in found.fresh_rejections)
-        removes = self.target.replaces is not None or not found.keeps(self.options.delete)
-        doomed = found.gone.doomed if removes else []
-        wanted = {*planned.added, *planned.changed, *donors}
-        back = self._write(writer, wanted, {*doomed, *donors.values()}) if wanted else set()
-        followed = [old for new, old in donors.items() if new in writer.committed and old not in back]
-        # A form that a kill left half written, of a document that is broken by now: it can take nobody's place.
-        halves = [one.document_id for one in made.ledger.scan() if self.target.replaces and not one.settled]
-        for _ in writer.remove(followed + halves, moved=True):
-            pass
-        gone, going = 0, [one for one in doomed if one not in back] + (found.gone.forgotten if removes else [])
-        for batch in writer.remove(going):
-            gone += batch
-            self.progress("delete", gone, len(going))
-        writer.finish()
+        """Do all that the plan says."""
+        writing = self.begin(planned)
+        for group in writing.groups(1):
+            writing.embed(group)
+        writing.finish()
+
+    def chunker(self) -> Chunker:
+        """Return what cuts documents for the collection that is written."""
+        return Chunker(self.target.chunking, self.target.encoder)
 
     def catch_up(self) -> IngestPlan:
         """Compare the source once more with what was written."""
@@ -189,7 +180,7 @@ class IngestRun:
         self.tally.rejected += len(self.tally.quarantined)  # the comparison finds those again that are still so
         self.tally.quarantined.clear()
         self.found = self._comparison(self.target.pipeline)
-        self.found.run(self.source, self.progress)
+        self._compare(None)
         self.seconds["plan"] += perf_counter() - started
         return self._planned()
 
@@ -231,6 +222,21 @@ class IngestRun:
             warnings=(*self.warnings, *self.found.spared(self.options.delete), *advice),
             seconds={stage: round(spent, 3) for stage, spent in (self.seconds | tally.seconds).items()},
         )
+
+    def _compare(self, look: Callable[[Document, bool], None] | None) -> None:
+        """Compare, and cut what is to be written into shards."""
+        last, chunk_tokens = self._measured_run(), self.target.chunking.max_tokens
+        rate = last.tokens / last.encode_seconds / chunk_tokens if last and last.encode_seconds else None
+        cutter = ShardCutter(chunk_tokens, rate)
+
+        def note(document: Document, wanted: bool) -> None:
+            if wanted:
+                cutter.note(document)
+            if look is not None:
+                look(document, wanted)
+
+        self.found.run(self.source, self.progress, note)
+        self.shards = cutter.plan()
 
     def _comparison(self, pipeline: str) -> Survey:
         """Gather what the store already says of the documents."""
@@ -283,18 +289,3 @@ class IngestRun:
         self.target = replace(self.target, encoder=encoder)
         self.found.pipeline = self.target.pipeline
         return profile
-
-    def _write(self, writer: Writer, wanted: set[str], watched: set[str]) -> set[str]:
-        """Read the source again and write what was planned; returns which of the watched ids are there after all."""
-        self.wanted = self.wanted | wanted if self.wanted else wanted  # no copy in the one pass that most runs have
-        again = Rereading(self.source, self.found, self.wanted, frozenset(watched))
-        due = (document for document in again.documents(writer) if document.id in wanted)
-        self.progress("embed", 0, len(wanted))
-        for batch in text_batches(due, _READ):
-            for done in writer.write(batch):
-                self.progress("embed", done, len(wanted))
-        for done in writer.flush():
-            self.progress("embed", done, len(wanted))
-        self.seconds["parse"] = self.seconds.get("parse", 0.0) + again.seconds
-        self.broken |= again.broken
-        return again.back

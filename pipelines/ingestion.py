@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
-from time import monotonic, sleep
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from pipelines import telemetry
-from pipelines.errors import StoreLockedError, TooManyQuarantinedError
+from pipelines.indexing import SourceLike, open_indexing
 from pipelines.ingest_run import IngestRun
-from pipelines.lease import write_lease
-from pipelines.ledger import RunRecord
 from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
 from pipelines.physical import check_name
-from pipelines.planning import check_deletions
-from pipelines.rebuild import finish_rebuild
 from pipelines.report import silent
 from pipelines.sources import open_source
-from pipelines.store import open_store, open_store_to_look
+from pipelines.store import open_store_to_look
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import ChunkingConfig
-    from pipelines.documents import Document
+    from pipelines.executors import Executor, ExecutorName
     from pipelines.report import IngestPlan, IngestReport, Progress
-    from pipelines.sources import Source
     from pipelines.storage import StorageConfig
-    from pipelines.store import Store, StoreLike
-
-_NAMED = 3
-_LOOK = 0.2  # seconds between two looks at a locked folder
-
-SourceLike: TypeAlias = "str | Path | Source | Iterable[Document]"
+    from pipelines.store import StoreLike
 
 
 def ingest(
@@ -51,6 +36,7 @@ def ingest(
     retry_quarantined: bool = False,
     max_quarantined: int | None = None,
     adopt: bool = False,
+    executor: ExecutorName | Executor = "inline",
     progress: Progress | None = None,
 ) -> IngestReport:
     """Bring a collection in line with a source.
@@ -87,6 +73,7 @@ def ingest(
         max_quarantined: End the run once more documents than this failed in it.
         adopt: Take over what was not made here: an empty collection of that name, or an alias, which moves when our
             collection is complete.
+        executor: Who embeds: see `pipelines.executors`. One that was made before is left open.
         progress: Told how far the run is.
 
     Raises:
@@ -111,11 +98,14 @@ def ingest(
         adopt=adopt,
         storage=storage,
     )
-    check_name(name)
-    found = open_source(source)
-    with telemetry.indexing(name, found.description) as told, _opened(store, wait) as opened:
-        told.report = _ingest(IngestRun(opened, found, name, encoder, chunking, options, progress or silent))
-    return told.report
+    with open_indexing(
+        source, store, name, encoder, chunking=chunking, options=options, executor=executor, progress=progress
+    ) as run:
+        run.plan()
+        for group in run.groups(1):
+            run.run_group(group)
+        run.verify()
+        return run.promote()
 
 
 def plan(
@@ -140,48 +130,3 @@ def plan(
     with open_store_to_look(store) as opened:
         run = IngestRun(opened, open_source(source), name, encoder, chunking, options, progress or silent)
         return run.survey(count=True)
-
-
-def _opened(store: StoreLike | None, wait: float) -> Store:
-    """Open a store; the lock of a folder is waited for as a lease is."""
-    deadline = monotonic() + wait
-    while True:
-        try:
-            return open_store(store)
-        except StoreLockedError:
-            if monotonic() >= deadline:
-                raise
-        sleep(_LOOK)
-
-
-def _ingest(run: IngestRun) -> IngestReport:
-    planned = _checked(run)
-    if run.changes_nothing(planned):
-        return run.report(planned)
-    run.progress("lease", 0, None)
-    with write_lease(run.store, run.name, run.options.wait) as lease:
-        run.store = lease.store
-        if not run.is_current():
-            planned = _checked(run)
-        with telemetry.stage("prepare"):
-            run.prepare()
-        with telemetry.stage("write"):
-            run.write(planned)
-        if run.target.replaces is None:
-            return run.report(planned)
-        with telemetry.stage("verify"):
-            last = finish_rebuild(run)
-        last = replace(last, unchanged=planned.unchanged)  # the last pass finds all of them unchanged
-        return run.report(last, replaced=run.target.replaces)
-
-
-def _checked(run: IngestRun) -> IngestPlan:
-    with telemetry.stage("plan"):
-        planned = run.survey()
-    telemetry.last_good_runs(run.name, [one.finished_at for one in run.seen if isinstance(one, RunRecord)])
-    check_deletions(planned, run.options.delete, run.options.guard)
-    rejected, allowed = run.found.fresh_rejections, run.options.max_quarantined
-    if allowed is not None and len(rejected) > allowed:  # nothing has been written yet, and nothing will be
-        first = [f"{found.id!r}: {found.reason}" for found in rejected[:_NAMED]]
-        raise TooManyQuarantinedError(run.name, len(rejected), allowed, first)
-    return planned

@@ -72,6 +72,11 @@ class KnownDocuments:
         key = _key(document_id)
         return self._was_noted(key, self._place(key))
 
+    def was_committed(self, document_id: str) -> bool:
+        """Tell whether the ledger had a searchable form of a document."""
+        place = self._place(_key(document_id))
+        return place is not None and bool(self._flags[place] & _COMMITTED)
+
     def is_unchanged(self, document: Document) -> bool:
         """Tell that the ledger has this very form of a document, whole and without trouble; False settles nothing."""
         place = self._place(_key(document.id))

@@ -19,23 +19,21 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pipelines.control import Control
 from pipelines.errors import CollectionBusyError, LeaseLostError, StoreError, StoreUnavailableError
+from pipelines.lease_holder import BEATS, LEASE_KIND, Holder, Ticket, read_holder
 from pipelines.manifest import now
 from pipelines.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipelines.errors import JSON
     from pipelines.store import Store
 
-_KIND = "lease"
-_BEATS = 6  # per lease: some may be lost before anyone doubts the holder
 _LOOKS = 40  # per lease, by one who waits
 _PARTING = 10.0  # seconds for the store to take a lease back
 
@@ -43,35 +41,6 @@ _START = 19  # of the fields behind the state in /proc/PID/stat, which is the 22
 
 _held: set[str] = set()
 """Tokens of the leases that this process holds: what names this process and is not here is left over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a lease, and the count that shows it is alive.
-
-    Attributes:
-        token: Names one holding; "" when nobody does.
-        beat: Rises with every renewal.
-        seconds: How long the beat may stand still.
-        machine: Names a running system and its process numbers; "" where that cannot be told.
-        host: For a person.
-        pid: Process.
-        process: When the process began, in the system's own count, to tell it from a later one of its number.
-        since: UTC, ISO 8601.
-    """
-
-    token: str = ""
-    beat: int = 0
-    seconds: float = 0.0
-    machine: str = ""
-    host: str = ""
-    pid: int = 0
-    process: str = ""
-    since: str = ""
-
-    def __str__(self) -> str:
-        """Name the holder for a person."""
-        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 class Lease:
@@ -88,6 +57,11 @@ class Lease:
         self._other: Holder | None = None
         self._renewing = threading.Lock()
         self._ended = threading.Event()
+
+    @property
+    def ticket(self) -> Ticket:
+        """What other processes of this run follow the lease by."""
+        return Ticket(self._name, self._mine.token, self._mine.seconds)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -134,7 +108,7 @@ class Lease:
 
     def beat(self) -> None:
         """Renew in the background, until the lease ends, so that a long computation does not lose it."""
-        while not self._ended.wait(self._mine.seconds / _BEATS):
+        while not self._ended.wait(self._mine.seconds / BEATS):
             try:
                 self._renew()
             except StoreUnavailableError:
@@ -158,7 +132,7 @@ class Lease:
     def _give_back(self) -> None:
         with self._renewing, suppress(StoreUnavailableError, StoreError):
             free = Holder(beat=self._mine.beat + 1)
-            self._control.put(_KIND, asdict(free), only={"token": self._mine.token})
+            self._control.put(LEASE_KIND, asdict(free), only={"token": self._mine.token})
 
     def _try(self, seen: Holder, silent: float) -> bool:
         """Take the lease from a holder that is gone; False when there is one, or somebody else was quicker."""
@@ -167,7 +141,7 @@ class Lease:
             return False
         started = time.monotonic()
         self._mine = replace(self._mine, beat=seen.beat + 1)
-        self._control.put(_KIND, asdict(self._mine), only={"token": seen.token, "beat": seen.beat})
+        self._control.put(LEASE_KIND, asdict(self._mine), only={"token": seen.token, "beat": seen.beat})
         self._confirmed = started
         return self._holder().token == self._mine.token
 
@@ -177,7 +151,7 @@ class Lease:
                 return
             started = time.monotonic()
             raised = replace(self._mine, beat=self._mine.beat + 1)
-            self._control.put(_KIND, asdict(raised), only={"token": raised.token})
+            self._control.put(LEASE_KIND, asdict(raised), only={"token": raised.token})
             found = self._holder()
             if found.token != raised.token:
                 self._other = found
@@ -185,7 +159,7 @@ class Lease:
             self._mine, self._confirmed = raised, started
 
     def _holder(self) -> Holder:
-        return _holder(self._control.get(_KIND))
+        return read_holder(self._control.get(LEASE_KIND))
 
     def _is_left_over(self, holder: Holder) -> bool:
         """Tell that a holder is dead without watching it."""
@@ -228,7 +202,7 @@ def write_lease(store: Store, name: str, wait: float = 0.0) -> Iterator[Lease]:
 def holder(store: Store, name: str) -> str | None:
     """Say who holds the lease of a name, or seems to; None when nobody does."""
     control = Control(store, name)
-    found = _holder(control.get(_KIND)) if control.exists() else Holder()
+    found = read_holder(control.get(LEASE_KIND)) if control.exists() else Holder()
     return str(found) if found.token else None
 
 
@@ -239,27 +213,12 @@ def free_left_over(store: Store, name: str) -> str | None:
         Who held it; None when it was nobody's, or was not given back.
     """
     lease, control = Lease(store, name, load_settings().lease_seconds), Control(store, name)
-    found = _holder(control.get(_KIND)) if control.exists() else Holder()
+    found = read_holder(control.get(LEASE_KIND)) if control.exists() else Holder()
     if not found.token or not lease._is_left_over(found):
         return None
     free = Holder(beat=found.beat + 1)
-    control.put(_KIND, asdict(free), only={"token": found.token, "beat": found.beat})
-    return str(found) if not _holder(control.get(_KIND)).token else None
-
-
-def _holder(payload: Mapping[str, JSON] | None) -> Holder:
-    if payload is None:
-        return Holder()
-    return Holder(
-        token=str(payload["token"]),
-        beat=int(cast("float", payload["beat"])),
-        seconds=float(cast("float", payload["seconds"])),
-        machine=str(payload["machine"]),
-        host=str(payload["host"]),
-        pid=int(cast("float", payload["pid"])),
-        process=str(payload["process"]),
-        since=str(payload["since"]),
-    )
+    control.put(LEASE_KIND, asdict(free), only={"token": found.token, "beat": found.beat})
+    return str(found) if not read_holder(control.get(LEASE_KIND)).token else None
 
 
 def _myself(seconds: float) -> Holder:

@@ -15,7 +15,8 @@ from qdrant_client import models
 
 from pipelines.manifest import now
 from pipelines.physical import collections, ledger_name
-from pipelines.points import ledger_id, run_id
+from pipelines.points import ledger_id, mark_id, run_id
+from pipelines.run_records import MARKED, Mark, RunRecord
 from pipelines.store import batches, json_bytes, sized_batches
 from pipelines.stored_transform import PART_KEY
 
@@ -98,27 +99,6 @@ class LedgerEntry:
         return "quarantined" if self.quarantine else "committed"
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """The last run that wrote.
-
-    Attributes:
-        generation: Counts the runs that wrote.
-        in_flight: Documents whose points, entry and payloads may disagree if the run ended here.
-        started_at: UTC, ISO 8601.
-        finished_at: The same; "" while the run goes on, or when it was cut short.
-        tokens: Tokens it encoded.
-        encode_seconds: How long that took.
-    """
-
-    generation: int = 0
-    in_flight: tuple[str, ...] = ()
-    started_at: str = ""
-    finished_at: str = ""
-    tokens: int = 0
-    encode_seconds: float = 0.0
-
-
 class Ledger:
     """Reads and writes the ledger of one physical collection."""
 
@@ -171,22 +151,9 @@ class Ledger:
         """
         wanted = models.FieldCondition(key="status", match=models.MatchValue(value="quarantined"))
         only = models.Filter(must=[wanted]) if quarantined else None
-        offset: models.ExtendedPointId | None = None
-        while True:
-            records, offset = self._store.call(
-                self._store.client.scroll,
-                self.name,
-                scroll_filter=only,
-                limit=_PAGE if brief else _FULL_PAGE,
-                offset=offset,
-                with_payload=_BRIEF if brief else _WHOLE,
-            )
-            for record in records:
-                payload = record.payload or {}
-                if payload.get("kind") == "document":
-                    yield _entry(payload)
-            if offset is None:
-                return
+        for payload in self._scroll(only, _PAGE if brief else _FULL_PAGE, _BRIEF if brief else _WHOLE):
+            if payload.get("kind") == "document":
+                yield _entry(payload)
 
     def put(self, entries: Sequence[LedgerEntry], run: int) -> None:
         """Write entries; this is the moment a document is committed.
@@ -212,32 +179,60 @@ class Ledger:
         self._store.settle(self.name)
 
     def run(self) -> RunRecord:
-        """Return the record of the last run that wrote; a blank one when none did."""
+        """Return the record of the last run that wrote, with what its marks name; a blank one when none did."""
         records = self._store.call(self._store.client.retrieve, self.name, ids=[run_id()])
         if not records:
             return RunRecord()
-        payload = cast("Mapping[str, JSON]", records[0].payload or {})
-        return RunRecord(
-            generation=int(cast("float", payload["generation"])),
-            in_flight=tuple(cast("Sequence[str]", payload["in_flight"])),
-            started_at=str(payload["started_at"]),
-            finished_at=str(payload["finished_at"]),
-            tokens=int(cast("float", payload["tokens"])),
-            encode_seconds=float(cast("float", payload["encode_seconds"])),
-        )
+        record = RunRecord.from_payload(cast("Mapping[str, JSON]", records[0].payload or {}))
+        if not record.shared:
+            return record
+        marked = (one for mark in self._marks() if mark.generation == record.generation for one in mark.in_flight)
+        return replace(record, in_flight=tuple(dict.fromkeys((*record.in_flight, *marked))))
 
     def put_run(self, run: RunRecord) -> None:
         """Write the record of the present run, unless a later one has begun."""
-        payload: dict[str, JSON] = {
-            "kind": "run",
-            "generation": run.generation,
-            "in_flight": list(run.in_flight),
-            "started_at": run.started_at,
-            "finished_at": run.finished_at,
-            "tokens": run.tokens,
-            "encode_seconds": run.encode_seconds,
-        }
-        self._upsert([models.PointStruct(id=run_id(), vector={}, payload=payload)], run.generation)
+        self._upsert([models.PointStruct(id=run_id(), vector={}, payload=run.to_payload())], run.generation)
+
+    def mark(self, key: str) -> Mark | None:
+        """Return what is marked under a key."""
+        records = self._store.call(self._store.client.retrieve, self.name, ids=[mark_id(key)])
+        return Mark.from_payload(cast("Mapping[str, JSON]", records[0].payload or {})) if records else None
+
+    def put_mark(self, mark: Mark) -> None:
+        """Write a mark, unless a later run has written one under its key."""
+        self._upsert([models.PointStruct(id=mark_id(mark.key), vector={}, payload=mark.to_payload())], mark.generation)
+
+    def drop_marks(self, keys: Sequence[str] | None = None) -> None:
+        """Delete the marks under these keys, or all there are."""
+        named = [mark.key for mark in self._marks()] if keys is None else keys
+        for batch in batches(named, _BATCH):
+            ids: list[models.ExtendedPointId] = [mark_id(key) for key in batch]
+            self._store.call(self._store.client.delete, self.name, points_selector=ids, wait=True)
+        if named:
+            self._store.settle(self.name)
+
+    def _marks(self) -> Iterator[Mark]:
+        marked = models.FieldCondition(key="status", match=models.MatchValue(value=MARKED))
+        for payload in self._scroll(models.Filter(must=[marked]), _FULL_PAGE, _WHOLE):
+            yield Mark.from_payload(payload)
+
+    def _scroll(
+        self, only: models.Filter | None, page: int, payload: list[str] | models.PayloadSelectorExclude
+    ) -> Iterator[Mapping[str, JSON]]:
+        offset: models.ExtendedPointId | None = None
+        while True:
+            records, offset = self._store.call(
+                self._store.client.scroll,
+                self.name,
+                scroll_filter=only,
+                limit=page,
+                offset=offset,
+                with_payload=payload,
+            )
+            for record in records:
+                yield record.payload or {}
+            if offset is None:
+                return
 
     def _upsert(self, points: list[models.PointStruct], run: int) -> None:
         not_later = models.FieldCondition(key="generation", range=models.Range(lte=run))

@@ -55,6 +55,11 @@ def run_id() -> str:
     return _uuid("run")
 
 
+def mark_id(key: str) -> str:
+    """Name what one of several processes of a run notes in the ledger."""
+    return _uuid("mark", key)
+
+
 def transform_part_id(number: int) -> str:
     """Name a part of the numbers of a collection's transform, in its ledger."""
     return _uuid("transform", number)

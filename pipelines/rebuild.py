@@ -23,8 +23,8 @@ _RECALL = 0.95
 """Least share of sampled documents that their own text must find: an index may miss some, a wrong one misses most."""
 
 
-def finish_rebuild(run: IngestRun) -> IngestPlan:
-    """Bring a generation that was written up to date, check it, and let the name stand for it.
+def check_rebuild(run: IngestRun) -> IngestPlan:
+    """Bring a generation that was written up to date, and check that it is fit to take the old one's place.
 
     Args:
         run: Has written its plan.
@@ -46,10 +46,14 @@ def finish_rebuild(run: IngestRun) -> IngestPlan:
     _check_complete(run)
     _check_kept(run)
     _check_sound(run)
+    return planned
+
+
+def take_over(run: IngestRun) -> None:
+    """Let the name stand for the generation that was checked."""
     target = run.target
     if target.replaces is not None:
         swap_in(run.store, run.name, target.made.physical, target.replaces, ours=target.live is not None)
-    return planned
 
 
 def _check_complete(run: IngestRun) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.collection import Collection
     from pipelines.errors import JSON
-    from pipelines.ingestion import SourceLike
+    from pipelines.indexing import SourceLike
     from pipelines.report import Progress
     from pipelines.sources import Source
     from pipelines.store import Store, StoreLike

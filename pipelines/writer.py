@@ -6,29 +6,29 @@ should the run end inside, the next one looks at exactly these. One thread write
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from pipelines.chunking import CHUNKING_FAILURES
 from pipelines.cutting import Cutting, Piece
-from pipelines.damage import examine
 from pipelines.documents import Point
 from pipelines.drafts import Draft, Pending, Ready, Tally
 from pipelines.encoding import encode_chunks, reason_of
 from pipelines.errors import TooManyQuarantinedError
-from pipelines.ledger import LedgerEntry, Quarantine, RunRecord
-from pipelines.manifest import now
+from pipelines.ledger import LedgerEntry, Quarantine
 from pipelines.planning import still_quarantined
 from pipelines.points import payload, payload_digest
+from pipelines.recovery import undo
 from pipelines.store import batches, json_bytes, sized_batches
 
 if TYPE_CHECKING:
     from kvembed import KVEncoder
     from pipelines.chunking import Chunker
-    from pipelines.collection import Collection
     from pipelines.documents import Document
+    from pipelines.ledger import Ledger
+    from pipelines.marks import Marks
     from pipelines.point_store import PointStore
 
 _SMALLEST_GROUP = 32
@@ -43,11 +43,13 @@ class Writer:
     """Brings documents into one collection.
 
     Args:
-        collection: Where to.
-        points: Its points.
+        name: Of the collection, for messages.
+        ledger: Of the collection.
+        points: Of the collection.
         encoder: The encoder that fills it.
-        chunker: Cuts documents.
+        chunker: Makes what cuts documents, when there are some.
         pipeline: As `Survey.pipeline`.
+        marks: Told what is being written.
         donors: New id -> old id, of documents whose text is the same under another id.
         allowed: More quarantined documents than this end the run; None lets it go on.
         tally: Goes on counting here.
@@ -55,11 +57,13 @@ class Writer:
 
     def __init__(
         self,
-        collection: Collection,
+        name: str,
+        ledger: Ledger,
         points: PointStore,
         encoder: KVEncoder,
-        chunker: Chunker,
+        chunker: Callable[[], Chunker],
         pipeline: str,
+        marks: Marks,
         *,
         donors: Mapping[str, str] | None = None,
         allowed: int | None = None,
@@ -68,18 +72,18 @@ class Writer:
         self.tally = tally or Tally()
         self.committed: set[str] = set()
         """Of the documents with a donor, those that are searchable under their new id."""
-        self._name = collection.name
-        self._ledger = collection.ledger
+        self.settled: Callable[[Sequence[Draft]], None] | None = None
+        """Told which documents are through, whenever some are: committed or quarantined."""
+        self._name = name
+        self._ledger = ledger
         self._points = points
         self._encoder = encoder
-        self._cutting = Cutting(chunker, points, self.tally)
+        self._chunker = chunker
+        self._cutting: Cutting | None = None
         self._pipeline = pipeline
-        self._donors = donors or {}
+        self._marks = marks
+        self._donors = donors if donors is not None else {}
         self._allowed = allowed
-        before = self._ledger.run()
-        self._left_over = before.in_flight
-        self._run = RunRecord(before.generation + 1, before.in_flight, now())
-        self._open = False
         self._pending: list[Pending] = []
         self._ready: list[Ready] = []
         self._drafts: list[Draft] = []
@@ -87,17 +91,18 @@ class Writer:
         self._group = _SMALLEST_GROUP
         self._through = 0
 
-    def recover(self) -> None:
-        """Undo what a run that was cut short left of documents it never committed."""
-        for ids in batches(self._left_over, _REMOVALS):
-            entries = self._ledger.get(ids)
-            kept = {point_id for entry in entries.values() for point_id in entry.point_ids}
-            self._points.delete(sorted(self._points.of_documents(ids) - kept))
-            found = examine(entries.values(), self._points)
-            mended = [replace(one.entry, settled=one.entry.settled and one.whole) for one in found]
-            self._ledger.put(mended, self._run.generation)
-        if self._left_over:
-            self._mark(())
+    @property
+    def through(self) -> int:
+        """Documents that are committed or quarantined."""
+        return self._through
+
+    def forget(self) -> None:
+        """Drop what was taken and not committed, after an error."""
+        self._pending, self._ready, self._drafts, self._characters = [], [], [], 0
+
+    def recover(self, documents: Sequence[str]) -> None:
+        """Undo what a process that was cut short left of documents it never committed."""
+        undo(documents, self._ledger, self._points, self._marks.run, _REMOVALS)
 
     def write(self, batch: Sequence[Document]) -> Iterator[int]:
         """Take documents, in order; they are searchable after `flush` at the latest.
@@ -136,9 +141,8 @@ class Writer:
                 replace(before.get(document_id, LedgerEntry(document_id, source)), quarantine=why)
                 for document_id, source, why in batch
             ]
-            if not self._open:
-                self._mark(())
-            run = self._run.generation
+            self._marks.open()
+            run = self._marks.run
             self._ledger.put([replace(entry, generation=run) for entry in entries], run)
 
     def remove(self, document_ids: Iterable[str], *, moved: bool = False) -> Iterator[int]:
@@ -152,7 +156,7 @@ class Writer:
         for batch in sized_batches(document_ids, json_bytes, _REMOVALS):
             started = perf_counter()
             entries = self._ledger.get(batch)
-            self._mark(tuple(batch))
+            self._marks.mark(tuple(batch))
             self._ledger.remove(batch)
             doomed = [point_id for entry in entries.values() for point_id in entry.point_ids]
             self._points.delete(doomed)
@@ -166,18 +170,10 @@ class Writer:
         self._flush()
         yield self._through
 
-    def finish(self) -> None:
-        """Write what waits, and close the run's record, if anything was written at all."""
-        self._flush()
-        if self._open:
-            seconds = round(self.tally.seconds["embed"], 3)
-            self._run = replace(
-                self._run, in_flight=(), finished_at=now(), tokens=self.tally.tokens, encode_seconds=seconds
-            )
-            self._ledger.put_run(self._run)
-
     def _cut(self, draft: Draft) -> None:
         """Cut a document and queue its chunks; one that cannot be cut fails by itself."""
+        if self._cutting is None:
+            self._cutting = Cutting(self._chunker(), self._points, self.tally)
         pieces = self._cutting.pieces(draft)
         while draft.failure is None:
             try:
@@ -207,7 +203,7 @@ class Writer:
             return
         started = perf_counter()
         points += [ready.point for ready in self._ready]
-        self._mark(tuple(draft.document.id for draft in self._drafts))
+        self._marks.mark(tuple(draft.document.id for draft in self._drafts))
         self._points.upsert(points)
         self.tally.points_written += len(points)
         self._ready = []
@@ -224,7 +220,7 @@ class Writer:
         count = len(self.tally.quarantined) + self.tally.rejected
         if self._allowed is None or count <= self._allowed:
             return
-        self._mark(tuple(draft.document.id for draft in self._drafts))  # what the next run has to undo
+        self._marks.mark(tuple(draft.document.id for draft in self._drafts))  # what the next run has to undo
         first = [f"{found.document_id!r}: {found.reason}" for found in self.tally.quarantined[:_NAMED]]
         raise TooManyQuarantinedError(self._name, count, self._allowed, first)
 
@@ -235,7 +231,7 @@ class Writer:
         moved = {point_id: described for draft in done for point_id, described in draft.moved.items()}
         self._points.overwrite_payloads(moved)
         self.tally.points_updated += len(moved)
-        run = self._run.generation
+        run = self._marks.run
         self._ledger.put([draft.entry(run) for draft in done] + [draft.setback(run) for draft in failed], run)
         stale = sorted(point_id for draft in done for point_id in set(draft.old_ids) - set(draft.point_ids))
         self._points.delete(stale)
@@ -248,6 +244,8 @@ class Writer:
             self.tally.count(draft, moved=followed)
             self.committed |= {draft.document.id} if followed else set()
         self._through += len(done) + len(failed)
+        if self.settled is not None:
+            self.settled([*done, *failed])
         settled = {id(draft) for draft in (*done, *failed)}
         self._drafts = [draft for draft in self._drafts if id(draft) not in settled]
         self._characters = sum(len(draft.document.text) + len(draft.document.id) for draft in self._drafts)
@@ -284,12 +282,6 @@ class Writer:
         self._pending = [item for item in self._pending if item.draft is not draft]
         self._ready = [item for item in self._ready if item.draft is not draft]
         draft.waiting = 0
-
-    def _mark(self, in_flight: tuple[str, ...]) -> None:
-        """Say what is being written; the first mark opens the run."""
-        self._run = replace(self._run, in_flight=in_flight)
-        self._ledger.put_run(self._run)
-        self._open = True
 
 
 def _next_group(size: int, seconds: float) -> int:
