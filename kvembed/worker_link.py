@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kvembed.batching import Batch
+from kvembed.child_process import launch
 from kvembed.errors import WorkerDiedError
 from kvembed.passes import Pass
 
@@ -108,19 +107,8 @@ class WorkerLink:
 
 
 def launched(device: torch.device) -> WorkerLink:
-    """Start an interpreter that knows nothing of this program but where its modules lie."""
-    ours, theirs = multiprocessing.Pipe()
-    code = f"import sys; sys.path[:] = {sys.path!r}; from kvembed.worker_process import serve; serve({theirs.fileno()})"
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            # Ctrl-C at a terminal is for the parent, which ends its workers.
-            process_group=0,
-        )
-    return WorkerLink(device, process, ours)
+    """Start the process of a device."""
+    return WorkerLink(device, *launch("kvembed.worker_process:serve"))
 
 
 def end_workers(workers: list[WorkerLink], owner: int) -> None:

@@ -7,11 +7,7 @@ purpose or because the other side died, the process ends at once.
 
 from __future__ import annotations
 
-import os
-import pickle
 import queue
-import threading
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,6 +16,7 @@ import numpy as np
 import torch
 
 from kvembed.batching import Batch
+from kvembed.child_process import Failed, attend
 from kvembed.config import EncoderConfig
 from kvembed.models import ModelHashes
 from kvembed.passes import Pass
@@ -77,36 +74,13 @@ class Part:
     splits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Starting, or a call, failed; no more of it comes."""
-
-    call: int
-    pickled: bytes
-    kind: str
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, call: int, error: Exception) -> Failed:
-        """Describe an error so that nothing of it can keep it from arriving."""
-        try:
-            pickled = pickle.dumps(error)
-            pickle.loads(pickled)
-        except Exception:  # noqa: BLE001 - an error of any class may refuse in any way; its text still goes
-            pickled = b""
-        return cls(call, pickled, type(error).__name__, str(error), traceback.format_exc())
-
-
 _Inbox = queue.SimpleQueue[object]
 
 
 def serve(descriptor: int) -> None:
     """Be the worker at the other end of a socket, until it is closed."""
-    os.set_inheritable(descriptor, False)
-    connection = Connection(descriptor)
     inbox: _Inbox = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    connection = attend(descriptor, inbox.put)
     start = inbox.get()
     assert isinstance(start, Start)  # noqa: S101 - the parent sends nothing else first
     torch.set_num_threads(start.threads)
@@ -119,19 +93,6 @@ def serve(descriptor: int) -> None:
     named = {name: getattr(facts, name) for name in Started.__slots__}
     connection.send(Started(**{**named, "tokenizer": facts.tokenizer.to_str()}))
     _Server(connection, inbox, machine).run()
-
-
-def _listen(connection: Connection, inbox: _Inbox) -> None:
-    """Take messages as they come, so that a parent that sends never waits for a worker that sends."""
-    try:
-        while True:
-            inbox.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)
-    except Exception:  # noqa: BLE001 - unpickling may raise anything
-        # A message that cannot be read, such as a pass of a class that is not here: no answer would ever come.
-        traceback.print_exc()
-        os._exit(1)
 
 
 class _Server:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pickle
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,13 +22,14 @@ import torch
 
 from kvembed.backbone import ModelFacts
 from kvembed.batching import Batch, Budget
+from kvembed.child_process import Failed
 from kvembed.config import EncoderConfig
 from kvembed.errors import EncoderClosedError, WorkerError
 from kvembed.passes import Pass
 from kvembed.prompts import plain_tokenizer
 from kvembed.throughput import Done
 from kvembed.worker_link import WorkerLink, end_workers, launched
-from kvembed.worker_process import Call, Called, Failed, Part, Start, Started
+from kvembed.worker_process import Call, Called, Part, Start, Started
 
 _IN_HAND = 2
 """Batches per worker: the one it computes, and the one it takes next."""
@@ -221,8 +221,6 @@ class PooledRunner:
 
 def _raised(failed: Failed, device: torch.device) -> Exception:
     """Return the error as it was raised in the worker, or one that quotes it."""
-    error: Exception = WorkerError(str(device), f"raised {failed.kind}: {failed.message}")
-    if failed.pickled:
-        error = cast(Exception, pickle.loads(failed.pickled))
+    error = failed.error() or WorkerError(str(device), f"raised {failed.kind}: {failed.message}")
     error.add_note(f"In the process of {device}:\n{failed.trace}")
     return error

@@ -24,6 +24,7 @@ from pipelines import cli_report as reporting
 from pipelines import cli_sentences as sentence_tasks
 from pipelines import cli_sweep as sweeping
 from pipelines.cli_encoder import prepare_models
+from pipelines.cli_executor import ExecutorChoice
 from pipelines.cli_index import IndexRequest, index_directly, index_through_flow, plan_index
 from pipelines.cli_signature import spread
 from pipelines.console import DONE, QUARANTINED, Terminal, discard_output
@@ -74,6 +75,7 @@ def about(
 @spread
 def index(
     request: IndexRequest,
+    chosen: ExecutorChoice,
     output: options.Output,
     wait: options.Wait = 0.0,
     flow: Annotated[bool, typer.Option("--flow", help="Run as a Prefect flow, with retries and a record.")] = False,
@@ -85,8 +87,11 @@ def index(
     with output.terminal() as terminal:
         from pipelines import rendering
 
-        run = index_through_flow if flow else index_directly
-        report = run(request, wait, terminal)
+        if flow and chosen != ExecutorChoice():
+            raise typer.BadParameter("--executor and --workers are not for --flow: a flow takes them as its parameters")
+        report = (
+            index_through_flow(request, wait, terminal) if flow else index_directly(request, wait, terminal, chosen)
+        )
         terminal.emit(report.to_dict(), rendering.index_report(report))
         terminal.exit_code = QUARANTINED if report.documents_quarantined else DONE
 

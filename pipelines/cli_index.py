@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from pipelines import cli_options as options
 from pipelines.cli_encoder import CuttingChoice, EncoderChoice, load_encoder, prepare_models
+from pipelines.cli_executor import ExecutorChoice
 from pipelines.cli_run import RunChoice
 from pipelines.errors import ForeignCollectionError
 from pipelines.runners import find_runner
@@ -37,13 +38,14 @@ class IndexRequest:
     store: options.Store = None
 
 
-def index_directly(request: IndexRequest, wait: float, terminal: Terminal) -> IngestReport:
+def index_directly(request: IndexRequest, wait: float, terminal: Terminal, chosen: ExecutorChoice) -> IngestReport:
     """Run `pipelines.ingest`."""
     from pipelines import ingest
     from pipelines.store import open_store
 
-    run = request.run
-    with _prepared(request, terminal, open_store) as ready:
+    run, device = request.run, request.encoder.device
+    own = replace(request, encoder=replace(request.encoder, device=chosen.own_device(device)))
+    with closing(chosen.opened(device)) as executor, _prepared(own, terminal, open_store) as ready:
         return ingest(
             ready.source,
             ready.store,
@@ -58,6 +60,7 @@ def index_directly(request: IndexRequest, wait: float, terminal: Terminal) -> In
             retry_quarantined=run.retry_quarantined,
             max_quarantined=run.max_quarantined,
             adopt=run.adopt,
+            executor=executor,
             progress=ready.progress,
         )
 

@@ -37,7 +37,7 @@ _MACHINE_MESSAGES = (
     "cudnn",
     "mps backend",
 )
-_HARMLESS = Chunk("kvembed", 0, "kvembed", 0, 7, (), "kvembed")
+HARMLESS = Chunk("kvembed", 0, "kvembed", 0, 7, (), "kvembed")
 """What an encoder that works at all can embed."""
 
 
@@ -101,7 +101,7 @@ def _one_by_one(encoder: KVEncoder, chunks: Sequence[Chunk], error: Exception) -
 def _works(encoder: KVEncoder) -> bool:
     """Tell whether the documents are at fault, where none of them could be embedded."""
     try:
-        return bool(_encode(encoder, [_HARMLESS], [0]))
+        return bool(_encode(encoder, [HARMLESS], [0]))
     except _PER_DOCUMENT:
         return False
 

@@ -74,7 +74,6 @@ class Indexing:
                 planned = _checked(run)
             with telemetry.stage("prepare"):
                 run.prepare()
-            with telemetry.stage("write"):
                 self._writing = run.begin(planned)
         self._planned = planned
         return planned
@@ -111,10 +110,9 @@ class Indexing:
         """
         if self._writing is None:
             return
-        with telemetry.stage("write"):
+        with telemetry.stage("verify"):
             self._writing.finish()
-        if self._run.target.replaces is not None:
-            with telemetry.stage("verify"):
+            if self._run.target.replaces is not None:
                 self._last = check_rebuild(self._run)
 
     def promote(self) -> IngestReport:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -108,3 +109,26 @@ def provided_key(key: str | None) -> Iterator[None]:
             os.environ.pop(name, None)
         elif key is not None and before is not None:
             os.environ[name] = before
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process to be started: this one's, with changes."""
+    return {**os.environ, **changes}
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Return what `CUDA_VISIBLE_DEVICES` calls each of the GPUs that this process sees.
+
+    Args:
+        count: How many that are.
+    """
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def cpu_threads() -> int:
+    """Return how many threads the processes of one run may have together: `OMP_NUM_THREADS`, else one per CPU."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

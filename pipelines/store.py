@@ -52,6 +52,7 @@ class Store:
         client: Qdrant's own client.
         label: Folder, or URL without credentials.
         embedded: Points live in this process and on its disk.
+        address: URL that it was opened by, if it was.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class Store:
         owned: bool,
         lock: TextIO | None = None,
         retrying: Retrying | None = None,
+        address: str | None = None,
     ) -> None:
         self.client = client
         self.label = label
         self.embedded = isinstance(client._client, QdrantLocal)
+        self.address = address
         self._owned = owned
         self._grouped = self.embedded and owned  # a client that was passed in keeps the ways of its owner
         self._lock = lock
@@ -135,9 +138,8 @@ class Store:
 
     def borrowed(self) -> Store:
         """Return the same store for someone else's `with` statement, which leaves it open."""
-        other = Store(self.client, self.label, owned=False, retrying=self._retrying)
-        other._grouped = self._grouped
-        other._check = self._check
+        other = Store(self.client, self.label, owned=False, retrying=self._retrying, address=self.address)
+        other._grouped, other._check = self._grouped, self._check
         return other
 
     def guarded(self, check: Callable[[], None]) -> Store:
@@ -231,7 +233,7 @@ def open_store(store: StoreLike | None = None, *, create: bool = True) -> Store:
     if place.startswith(("http://", "https://")):
         retrying = Retrying(_policy(settings))
         client = connect(place, settings, retrying.for_opening())
-        return Store(client, without_credentials(place), owned=True, retrying=retrying)
+        return Store(client, without_credentials(place), owned=True, retrying=retrying, address=place)
     if "://" in place:
         raise StoreError(
             f"store {place!r} is neither a folder nor an http(s):// URL; give for example ./.kvembed "

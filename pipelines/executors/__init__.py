@@ -1,4 +1,4 @@
-"""Who embeds: this process, several processes of this machine, or a Ray cluster.
+"""Who embeds: this process, or several processes of this machine.
 
 All of them bring documents into a collection by the same `pipelines.writer.Writer`, and leave the same.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pipelines.store import Store
     from pipelines.writer import Writer
 
-ExecutorName: TypeAlias = Literal["inline"]
-"""inline: this process."""
+ExecutorName: TypeAlias = Literal["inline", "local"]
+"""This process, or several on this machine."""
 
 __all__ = ["Executor", "ExecutorName", "ShardJob", "open_executor"]
 
@@ -82,14 +82,25 @@ class Executor(Protocol):
         """End what was started; it can be used again."""
 
 
-def open_executor(name: ExecutorName) -> Executor:
-    """Make the executor of a name.
+def open_executor(name: ExecutorName, *, workers: int | None = None, device: str | None = None) -> Executor:
+    """Make the executor of a name; whoever makes it closes it.
+
+    Args:
+        name: Which.
+        workers: Processes that embed; None takes as many as there are devices.
+        device: Of the workers: "cpu" or "cuda"; None takes GPUs if there are any.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, it has no workers to count, or there are not so many devices.
     """
     if name not in get_args(ExecutorName):
         raise ValueError(f"executor is {name!r}; legal are {', '.join(get_args(ExecutorName))}")
-    from pipelines.executors.inline import InlineExecutor
+    if name == "inline":
+        from pipelines.executors.inline import InlineExecutor
 
-    return InlineExecutor()
+        if workers is not None:
+            raise ValueError(f"workers is {workers}, and the inline executor has none; choose another executor")
+        return InlineExecutor()
+    from pipelines.executors.local import LocalExecutor
+
+    return LocalExecutor(workers, device=device)

@@ -135,7 +135,7 @@ def test_failing_run_says_why_and_how_long_ago_the_last_good_one_was(heard: Hear
 def test_failing_run_of_a_new_process_knows_the_last_good_one(client: QdrantClient, heard: Heard) -> None:
     """A scheduler starts a process a night; one that fails at once must still show for how long nothing has worked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.writer.now", lambda: "2026-01-01T00:00:00+00:00")
+        patch.setattr("pipelines.marks.now", lambda: "2026-01-01T00:00:00+00:00")
         patch.setattr("pipelines.telemetry._signals", Heard().signals)  # another process
         ingest(corpus(), client, NAME, FakeEncoder(), chunking=SMALL)
     with pytest.raises(DeletionGuardError):
