@@ -34,7 +34,7 @@ def sweep_section(name: str, sweep: SweepResult) -> Section:
         name=name,
         title=f"Sweep of {sweep.title}",
         facts=tuple(_facts(sweep)),
-        commands=(),
+        commands=tuple(sweep.command.splitlines()),
         blocks=(*blocks, _every(sweep), _configuration(sweep)),
     )
 
@@ -63,7 +63,12 @@ def _axis_block(name: str, sweep: SweepResult, axis: AxisResult) -> Block:
         _axis_table(sweep, axis),
         *([_standing_table(sweep.standing)] if axis.axis == "window" and sweep.standing else []),
     )
-    return Block(title, tuple(notes), (Chart(svg, f"{sweep.metric}; main is {axis.main}"),), folded=tables)
+    return Block(
+        title,
+        tuple(notes),
+        (Chart(svg, f"{sweep.metric} and its 95 % intervals; main is {axis.main}. The table has paired differences."),),
+        folded=tables,
+    )
 
 
 def _drawn(name: str, words: str, sweep: SweepResult, axis: AxisResult) -> str:

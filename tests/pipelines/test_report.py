@@ -49,7 +49,7 @@ def full_sweep() -> SweepResult:
     none = dataclasses.replace(sweep.axes[1].points[0], label="none", value=[])
     window = dataclasses.replace(sweep.axes[1], points=(none, *sweep.axes[1].points))
     pooling = dataclasses.replace(sweep.axes[0], axis="pooling")
-    return dataclasses.replace(sweep, axes=(sweep.axes[0], window, pooling))
+    return dataclasses.replace(sweep, axes=(sweep.axes[0], window, pooling), command="kvembed sweep small")
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,7 @@ def test_page_shows_a_sweep_axis_by_axis(html: str):
     assert found["ndcg@10 by prefix bias"][2][:2] == ["2", "0.6000 0.5000 to 0.7000"]
     assert [row[0] for row in found["ndcg@10 by layer windows"][1:]] == ["none", "1", "2 (main)"]
     assert "few queries" in words
+    assert "kvembed sweep small" in words
 
 
 def test_page_says_what_was_found_instead_of_what_was_wanted(tmp_path: Path):
