@@ -70,6 +70,8 @@ _STYLE: dict[RcKeyType, object] = {
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
 _USED = re.compile(r"url\(#([^)]+)\)")
+# matplotlib before 3.10 writes size and family in one.
+_FONT = re.compile(r"(?:(?P<weight>\w+) )?(?P<size>[\d.]+px) ")
 _NO_TURN = re.compile(r"rotate\(-?0 ")
 
 
@@ -131,9 +133,10 @@ def _strip(root: ElementTree.Element) -> None:
 def _declarations(style: str) -> Iterator[str]:
     for declaration in style.split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))
-        if key == "font":
-            raise ValueError(f"matplotlib wrote its fonts in another way than this reads: {style!r}")
-        if key and key != "font-family":
+        if key == "font" and (found := _FONT.match(value)):
+            yield f"font-size: {found['size']}"
+            yield from [f"font-weight: {found['weight']}"] if found["weight"] else []
+        elif key and key != "font-family":
             yield f"{key}: {_HEX.sub(_variable, value)}"
 
 
