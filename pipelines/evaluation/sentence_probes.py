@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipelines.errors import JSON
 
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+STRENGTHS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
 """Values of C, the inverse strength of the L2 penalty, that are tried."""
 FOLDS = 5
 SEED = 0
