@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata, TaskType
@@ -57,7 +55,7 @@ class LocalRetrieval(AbsTaskRetrieval):
 
     metadata = described("Retrieval", "ndcg_at_10")
 
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+    def load_data(self, num_proc: int | None = None, **_: object) -> None:
         rows = [{"id": name, "title": title, "text": text} for name, (title, text) in DOCUMENTS.items()]
         self.dataset = {
             "default": {
@@ -77,7 +75,7 @@ class LocalSTS(AbsTaskSTS):
 
     metadata = described("STS", "cosine_spearman")
 
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+    def load_data(self, num_proc: int | None = None, **_: object) -> None:
         first, second, scores = zip(*PAIRS, strict=True)
         columns = {"sentence1": list(first), "sentence2": list(second), "score": list(scores)}
         self.dataset = DatasetDict({"test": Dataset.from_dict(columns)})
@@ -91,7 +89,7 @@ class LocalClassification(AbsTaskClassification):
     n_experiments = 2
     samples_per_label = 8
 
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+    def load_data(self, num_proc: int | None = None, **_: object) -> None:
         texts, labels = zip(*LABELLED, strict=True)
         rows = Dataset.from_dict({"text": list(texts), "label": list(labels)})
         self.dataset = DatasetDict({"train": rows, "test": rows})
