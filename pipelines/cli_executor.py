@@ -23,7 +23,7 @@ class ExecutorChoice:
         ExecutorName,
         typer.Option(
             "--executor",
-            help="This process, or several on this machine.",
+            help="This process, several on this machine, or a Ray cluster.",
             rich_help_panel=_PANEL,
         ),
     ] = "inline"

@@ -111,6 +111,11 @@ def provided_key(key: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
+def decline_ray_statistics() -> None:
+    """Let Ray send no usage statistics, unless the user said something else; read when Ray starts."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process to be started: this one's, with changes."""
     return {**os.environ, **changes}

@@ -1,4 +1,4 @@
-"""Who embeds: this process, or several processes of this machine.
+"""Who embeds: this process, several processes of this machine, or a Ray cluster.
 
 All of them bring documents into a collection by the same `pipelines.writer.Writer`, and leave the same.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pipelines.store import Store
     from pipelines.writer import Writer
 
-ExecutorName: TypeAlias = Literal["inline", "local"]
-"""This process, or several on this machine."""
+ExecutorName: TypeAlias = Literal["inline", "local", "ray"]
+"""This process, several on this machine, or a Ray cluster."""
 
 __all__ = ["Executor", "ExecutorName", "ShardJob", "open_executor"]
 
@@ -101,6 +101,10 @@ def open_executor(name: ExecutorName, *, workers: int | None = None, device: str
         if workers is not None:
             raise ValueError(f"workers is {workers}, and the inline executor has none; choose another executor")
         return InlineExecutor()
-    from pipelines.executors.local import LocalExecutor
+    if name == "local":
+        from pipelines.executors.local import LocalExecutor
 
-    return LocalExecutor(workers, device=device)
+        return LocalExecutor(workers, device=device)
+    from pipelines.executors.ray_data import RayExecutor
+
+    return RayExecutor(workers, device=device)

@@ -79,7 +79,6 @@ class Dealing:
         seats: Of workers that know the work.
         job: What the documents have in common.
         documents: To be embedded.
-        patience: Seconds of silence after which a worker with something in hand counts as dead.
         keys: Names for the portions.
     """
 
@@ -88,12 +87,10 @@ class Dealing:
         seats: Sequence[Seat],
         job: ShardJob,
         documents: Iterable[Document],
-        patience: float,
         keys: count[int],
     ) -> None:
         self._seats = seats
         self._job = job
-        self._patience = patience
         self._points = PointStore(job.store, job.collection.physical)
         self._cutter = PortionCutter(job, (f"{job.marks.run}/{number}" for number in keys))
         self._portions = self._cutter.portions(self._looking_up(documents))
@@ -129,14 +126,14 @@ class Dealing:
             yield document
 
     def _time_left(self) -> float:
-        return max(0.0, min(seat.patient_until(self._patience) for seat in self._seats if seat.in_hand) - monotonic())
+        return max(0.0, min(seat.patient_until for seat in self._seats if seat.in_hand) - monotonic())
 
     def _listen(self, seconds: float) -> None:
         ready = wait([seat.connection for seat in self._seats], seconds)
         for seat in self._seats:
             if seat.connection in ready:
                 self._heard(seat)
-            elif seat.in_hand and monotonic() > seat.patient_until(self._patience):
+            elif seat.in_hand and monotonic() > seat.patient_until:
                 self._again.extendleft(reversed(seat.replaced()))  # it hangs
         self._looked = monotonic()
 

@@ -82,10 +82,10 @@ class LocalExecutor:
         )
         done = False
         try:
-            self._seats = self._seats or [Seat(place) for place in places(self._workers, self._device)]
+            self._seats = self._seats or [Seat(place, self._patience) for place in places(self._workers, self._device)]
             for seat in self._seats:
                 seat.take(Start(self._load, job.encoder.config, seat.place.device), work)
-            yield from Dealing(self._seats, job, documents, self._patience, self._keys).run()
+            yield from Dealing(self._seats, job, documents, self._keys).run()
             done = True
         finally:
             if not done:

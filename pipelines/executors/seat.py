@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -59,14 +62,20 @@ class InHand:
 class Seat:
     """A place, and the worker that has it.
 
+    Args:
+        place: Where.
+        patience: Seconds of silence after which a worker with something in hand counts as hung; also what a message to
+            one that takes none is given.
+
     Attributes:
         in_hand: What the worker was given and is not through with, the one it is at first.
         heard: When it last said anything, or was first given something, by `monotonic`.
         loaded: Its model is loaded.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, patience: float) -> None:
         self.place = place
+        self._patience = patience
         self.in_hand: deque[InHand] = deque()
         self.heard = 0.0
         self.loaded = False
@@ -90,6 +99,7 @@ class Seat:
         """Have a worker that knows what to do; one whose model is another one loads this one."""
         if self._process is None:
             self._process, self._connection = launch(_ENTRY, child_environment(self.place.environment))
+            _bound(self._connection, self._patience)
             self._started, self.loaded = None, False
         self.heard = monotonic()
         before, self._started = self._started, (start, work)
@@ -125,9 +135,10 @@ class Seat:
         self.heard = monotonic()
         return message
 
-    def patient_until(self, patience: float) -> float:
-        """Return when a silent worker counts as hung, by `monotonic`; one that loads its model is given longer."""
-        return self.heard + (patience if self.loaded else max(patience, _LOADING))
+    @property
+    def patient_until(self) -> float:
+        """When a silent worker counts as hung, by `monotonic`; one that loads its model is given longer."""
+        return self.heard + (self._patience if self.loaded else max(self._patience, _LOADING))
 
     def has_loaded(self) -> None:
         """Note that the model is loaded."""
@@ -160,6 +171,13 @@ class Seat:
         except subprocess.TimeoutExpired:
             process.kill()
         return process.wait()
+
+
+def _bound(connection: Connection, seconds: float) -> None:
+    """Let no message wait longer for a worker that is stopped; the worker then gets half of it, and is given up."""
+    wait = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
 
 
 def places(workers: int | None, device: str | None) -> list[Place]:

@@ -29,7 +29,7 @@ def test_index_with_local_workers_indexes_what_inline_does(kvembed: Command, han
         (["--workers", "2"], "the inline executor has none; choose another executor"),
         (["--executor", "local", "--workers", "0"], "greater than or equal to 1"),
         (["--executor", "local", "--device", "cuda:0,cuda:1"], "legal are cpu, cuda"),
-        (["--executor", "dask"], "'dask' is not one of 'inline', 'local'"),
+        (["--executor", "dask"], "'dask' is not one of 'inline', 'local', 'ray'"),
         (["--executor", "local", "--flow"], "--executor and --workers are not for --flow"),
     ],
 )
@@ -38,3 +38,9 @@ def test_index_with_executor_options_that_do_not_go_together_says_so(kvembed: Co
     assert ended.code == 2
     assert words in " ".join(ended.err.replace("│", " ").split())
     assert ended.out == ""
+
+
+def test_index_with_ray_and_an_embedded_store_says_what_to_do(kvembed: Command, handbook: Path, tiny_model_dir: Path):
+    ended = kvembed("index", handbook, "-c", "hb", "--model", tiny_model_dir, "--layers", "1", "--executor", "ray")
+    assert ended.code == 1
+    assert "name a Qdrant server by its URL, or use the local executor" in " ".join(ended.err.split())

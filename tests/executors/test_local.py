@@ -22,6 +22,9 @@ from kvembed.errors import WorkerDiedError
 from pipelines import Document, TerminalError, TransientError, ingest
 from pipelines.executors import dealing
 from pipelines.executors.local import LocalExecutor
+from pipelines.executors.portions import Work
+from pipelines.executors.seat import Place, Seat
+from pipelines.executors.worker import Start
 from tests.executors.light import (
     FATAL,
     FRAGILE,
@@ -106,6 +109,17 @@ def test_worker_that_hangs_is_killed_and_its_documents_are_dealt_again(tmp_path)
     with LocalExecutor(2, device="cpu", load=load, patience=4.0) as executor:
         index((executor, tmp_path / "store"), found, LightEncoder(LightConfig(folder=str(tmp_path))))
     assert held(tmp_path / "store") == clean(found)[0]
+
+
+def test_worker_that_is_stopped_keeps_a_message_waiting_no_longer_than_its_patience():
+    seat = Seat(Place("here", "cpu"), patience=1.0)
+    seat.take(Start(load, LightConfig(), "cpu"), Work(1, "notes", "notes--1", "pipeline", CHUNKING))
+    assert seat.process_id is not None
+    os.kill(seat.process_id, signal.SIGSTOP)
+    started = time.monotonic()
+    seat.tell(b"more than a socket holds" * 1_000_000)
+    assert 0.5 < time.monotonic() - started < 20
+    assert seat.left() == -signal.SIGKILL
 
 
 @pytest.mark.slow
