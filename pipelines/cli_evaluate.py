@@ -183,8 +183,15 @@ def compare(
         changed = evaluation.configuration_differences(before.main, after.main)
         means = {one.metric: one.second for one in comparison.metrics}
         failures = too_low(means, _thresholds(fail_under)) + dropped(comparison, _thresholds(max_drop))
-        record = {**comparison.to_dict(), "configuration": changed, "failures": failures}
-        terminal.emit({"a": first, "b": second, **record}, rendering.comparison_report(comparison, changed))
+        systems = (before.main, after.main)
+        record = {
+            **comparison.to_dict(),
+            "encoders": {side: system.identity for side, system in zip("ab", systems, strict=True)},
+            "fingerprints": {side: system.fingerprint for side, system in zip("ab", systems, strict=True)},
+            "configuration": changed,
+            "failures": failures,
+        }
+        terminal.emit({"a": first, "b": second, **record}, rendering.comparison_report(comparison, systems, changed))
         _fail(terminal, failures)
 
 

@@ -85,8 +85,8 @@ class Stages:
 
     def _begin(self, stage: str) -> None:
         if self._bars is not None:
-            if stage in self._tasks:
-                self._bars.remove_task(self._tasks[stage])
+            for earlier in [name for name in self._tasks if name == stage or _owner(name) != _owner(stage)]:
+                self._bars.remove_task(self._tasks.pop(earlier))  # bars below the terminal's last line are not seen
             self._tasks[stage] = self._bars.add_task(_label(stage), total=None, count="")
         self._current = stage
 
@@ -95,3 +95,7 @@ def _label(stage: str) -> str:
     """Name a stage; "owner: stage" says whose it is."""
     owner, colon, plain = stage.rpartition(": ")
     return f"{owner}{colon}{_LABELS.get(plain, plain.replace('_', ' '))}"
+
+
+def _owner(stage: str) -> str:
+    return stage.rpartition(": ")[0]

@@ -54,8 +54,10 @@ def evaluation_report(result: EvaluationResult) -> Render:
     return render
 
 
-def comparison_report(comparison: Comparison, changed: Mapping[str, tuple[JSON, JSON]]) -> Render:
-    """Show two systems metric by metric, and in what they were configured differently."""
+def comparison_report(
+    comparison: Comparison, systems: tuple[System, System], changed: Mapping[str, tuple[JSON, JSON]]
+) -> Render:
+    """Show two systems metric by metric, who they are, and in what they were configured differently."""
 
     def render(console: Console) -> None:
         title = f"{comparison.second} against {comparison.first}: {comparison.queries:,} queries"
@@ -68,6 +70,9 @@ def comparison_report(comparison: Comparison, changed: Mapping[str, tuple[JSON, 
         console.print(table)
         if comparison.left_out:
             console.print(f"{comparison.left_out:,} queries are not shared and were left out", style="yellow")
+        for place, system in zip(("first", "second"), systems, strict=True):
+            console.print(line(f"{place:<12}{system.name}: {_configured(system, system)}"))
+            console.print(f"fingerprint {system.fingerprint}")
         for field, (before, after) in changed.items():
             console.print(line(f"Differs     {field}: {before} -> {after}"))
 
@@ -152,22 +157,26 @@ def _cost_table(systems: Sequence[System]) -> Table:
 
 
 def _show_configuration(console: Console, system: System, main: System) -> None:
-    """Print a configuration; of a further encoder only what is not the first's."""
-    identity = system.identity
-    names = _ALWAYS if "model" in identity else ("method", *_LEXICAL)
-    names = (*names, *(name for name in _WHERE_SET if identity.get(name) or main.identity.get(name)))
-    shown = [name for name in names if name in identity]
-    same = "model" in identity and system is not main
-    changed = [name for name in shown if not same or identity[name] != main.identity.get(name)]
-    words = [f"{name.replace('_', ' ')} {_told(identity[name])}" for name in changed]
-    told = f"as {main.name}, but {', '.join(words)}" if same and words else ", ".join(words)
+    told = _configured(system, main)
     console.print(Text.assemble((system.name, "bold"), line(f": {told}" if told else "")))
-    stages = timed(system.figures.seconds) if system is main else ""
-    for text in (f"seconds {stages}" if stages else "", _chunking(system) if system is main else ""):
-        if text:
-            console.print(Padding(Text(line(text)), (0, 0, 0, 2)))
+    more = (f"seconds {timed(system.figures.seconds)}", _chunking(system)) if system is main else ()
+    for text in filter(None, more):
+        console.print(Padding(Text(line(text)), (0, 0, 0, 2)))
     if system.fingerprint:
         console.print(f"  fingerprint {system.fingerprint}")
+
+
+def _configured(system: System, main: System) -> str:
+    """Tell a configuration; of a further encoder only what is not the first's."""
+    identity = system.identity
+    encodes = "model" in identity
+    names = (*(_ALWAYS if encodes else ("method", *_LEXICAL)), *_WHERE_SET)
+    shown = [name for name in names if name in identity and (name not in _WHERE_SET or identity[name])]
+    if encodes and system is not main:
+        known = {*identity, *main.identity}
+        shown = [name for name in names if name in known and identity.get(name) != main.identity.get(name)]
+    words = ", ".join(f"{name.replace('_', ' ')} {_told(identity.get(name))}" for name in shown)
+    return f"as {main.name}, but {words}" if words and encodes and system is not main else words
 
 
 def _chunking(system: System) -> str:

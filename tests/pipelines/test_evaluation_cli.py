@@ -61,6 +61,8 @@ def test_evaluate_writes_what_it_prints_and_compare_reads_it(
     assert compared.code == 0
     assert compared.json["metrics"]["ndcg@10"]["p_corrected"] == 1.0
     assert compared.json["configuration"] == {}
+    assert compared.json["fingerprints"] == dict.fromkeys("ab", written["fingerprint"])
+    assert compared.json["encoders"]["a"]["layers"] == [1]
 
 
 def test_evaluate_below_a_threshold_ends_with_1_and_says_by_how_much(

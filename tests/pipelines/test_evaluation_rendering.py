@@ -19,7 +19,7 @@ from pipelines.evaluation import (
     compare_with_main,
     length_buckets,
 )
-from pipelines.progress import Stages
+from pipelines.progress import Stages, stage_bars
 from pipelines.rendering_evaluation import comparison_report, evaluation_report
 from tests.pipelines.evaluations import small_result
 
@@ -107,10 +107,12 @@ def test_evaluation_report_of_one_system_shows_each_metric_on_its_line():
 
 def test_comparison_report_is_80_columns_wide():
     first, second = small_result("token-prepending", count=30), small_result("kv-rerouting", count=30)
-    text = shown(comparison_report(compare_results(first, second), {"layers": ([1], [2])}))
+    render = comparison_report(compare_results(first, second), (first.main, second.main), {"layers": ([1], [2])})
+    text = shown(render)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert "kv-rerouting against token-prepending: 30 queries" in text
+    assert text.count("f" * 64) == 2
 
 
 def test_stage_of_a_system_is_named_by_both():
@@ -121,6 +123,15 @@ def test_stage_of_a_system_is_named_by_both():
     stages.finish()
     assert "bm25: cutting documents: 3" in file.getvalue()
     assert "embedding documents: 2" in file.getvalue()
+
+
+def test_bars_of_one_system_make_room_for_the_next():
+    """Ten systems of four stages do not fit into a terminal, and what does not is not shown."""
+    bars = stage_bars(Console(file=io.StringIO(), width=80))
+    stages = Stages(bars)
+    for stage in ("echo: plan", "echo: embed", "mean: plan", "mean: embed", "mean: plan"):
+        stages(stage, 1, 2)
+    assert [task.description for task in bars.tasks] == ["mean: embedding documents", "mean: reading documents"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
