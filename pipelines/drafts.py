@@ -160,6 +160,13 @@ class Tally:
                 telemetry.committed(outcome, reused=0, truncated=0)
         for found in other.quarantined:
             self.fail(found)
+        telemetry.worked(
+            other.seconds["embed"],
+            chunks=other.chunks_embedded,
+            tokens=other.tokens,
+            reused=other.chunks_reused,
+            truncated=other.truncated_tokens,
+        )
         for stage, spent in other.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 

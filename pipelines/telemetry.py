@@ -106,7 +106,7 @@ def _outcome(report: IngestReport) -> str:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Surround one stage of a run: plan, prepare, write, verify."""
+    """Surround one stage of a run: plan, prepare, write, verify; a run may write several times."""
     started = time.perf_counter()
     with in_stage(name), _span(f"kvembed.{name}", _of_run()):
         yield
@@ -175,6 +175,23 @@ def committed(outcome: str, *, reused: int, truncated: int) -> None:
     """
     _count(_signals.documents, 1, {OUTCOME: outcome})
     _count(_signals.chunks, reused, {"kvembed.chunk.origin": "reused"})
+    _count(_signals.truncated, truncated)
+
+
+def worked(seconds: float, *, chunks: int, tokens: int, reused: int, truncated: int) -> None:
+    """Count what a worker in another process embedded, which does not know the run.
+
+    Args:
+        seconds: It held its device for.
+        chunks: Embedded.
+        tokens: The same.
+        reused: Chunks that kept their vector.
+        truncated: Content tokens that were cut off.
+    """
+    _count(_signals.device_time, seconds)
+    _count(_signals.chunks, chunks, {"kvembed.chunk.origin": "embedded"})
+    _count(_signals.chunks, reused, {"kvembed.chunk.origin": "reused"})
+    _count(_signals.tokens, tokens)
     _count(_signals.truncated, truncated)
 
 

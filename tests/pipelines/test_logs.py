@@ -27,7 +27,7 @@ def records(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def test_index_logs_one_object_a_line_with_run_collection_stage_and_document(kvembed: Command, handbook: Path) -> None:
-    broken = "bro\nken\x1b[31m.pdf"
+    broken = "bro\nken\u2028\x1b[31m.pdf"
     (handbook / broken).write_bytes(b"no PDF at all")
     done = kvembed("index", handbook, "-c", "notes", "--layers", "2", "--log-format", "json", "--json")
     assert done.code == 3
@@ -40,6 +40,7 @@ def test_index_logs_one_object_a_line_with_run_collection_stage_and_document(kve
         "plan",
         "prepare",
         "write",
+        "verify",
     ]
     (bad,) = [record for record in found if record["level"] == "WARNING"]
     assert (bad["document_id"], bad["stage"]) == (broken, "parse")

@@ -12,7 +12,8 @@ import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from qdrant_client import QdrantClient
 
-from pipelines import ChunkingConfig, Document, RejectedDocument, ingest, open_collection
+from pipelines import Chunk, ChunkingConfig, Document, RejectedDocument, ingest, open_collection
+from pipelines.encoding import encode_chunks
 from pipelines.errors import DeletionGuardError, StoreError, StoreUnavailableError
 from pipelines.retrying import RetryPolicy
 from pipelines.run_context import current_run
@@ -176,10 +177,13 @@ def test_question_never_reaches_spans_or_metrics(client: QdrantClient, heard: He
 
 
 def test_work_outside_of_runs_is_counted_for_none(client: QdrantClient, heard: Heard) -> None:
+    """Workers of a run are outside of it too, in another process: whoever has the run counts what they did."""
     report = ingest(corpus(), client, NAME, FakeEncoder(), chunking=SMALL)
     with open_collection(client, NAME, encoder=FakeEncoder()) as collection:
         assert collection.verify(full=True).ok
+    encode_chunks(FakeEncoder(), [Chunk("d0", 0, "some text", 0, 9, (), "some text")])
     assert heard.total("kvembed.tokens") == report.tokens
+    assert len(heard.spans("embeddings fake/hashed-words")) == 2
 
 
 def test_store_that_refuses_is_measured_with_its_error(client: QdrantClient, heard: Heard) -> None:
