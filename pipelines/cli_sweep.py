@@ -55,8 +55,7 @@ def sweep(
 ) -> None:
     """Measure what bias, layer window, pooling, prompts and transforms are worth on judged queries.
 
-    The encoder given is the one around which is swept. Values are chosen on some queries and scored on others, and
-    TwoNN's layer window is placed among all windows.
+    It goes around the encoder given. Values are chosen on some queries and scored on others; TwoNN's window is ranked.
     """
     with output.terminal() as terminal:
         from pipelines import rendering_sweep as rendering

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _EQUAL = 1e-12
 """Means of the same numbers, in units of a metric."""
+_DIGITS = 12
+"""Kept of a difference: what is left of equal values after they were summed up and divided is none."""
 _CELLS = 4_000_000
 """Numbers held at once."""
 _LEAST = 2
@@ -124,11 +126,11 @@ def nested(table: NDArray[np.float64], labels: Sequence[str], folds: Folds, main
     """
     found = choose(table, folds, main)
     [estimate] = bootstrap(found.values[:, None])
-    [difference] = differences((found.values - table[:, main])[:, None])
+    [difference] = differences(np.round(found.values - table[:, main], _DIGITS)[:, None] + 0.0)
     return Nested(
         estimate=estimate,
         difference=difference,
-        optimism=round(float(table.mean(axis=0).max() - estimate.mean), 12) + 0.0,
+        optimism=round(float(table.mean(axis=0).max() - estimate.mean), _DIGITS) + 0.0,
         chosen={labels[column]: count for column, count in found.chosen.most_common()},
     )
 
@@ -173,9 +175,8 @@ def standing(
     low, high = _rank_interval(among, place, folds.seed)
     best = place if means[place] >= means.max() - _EQUAL else int(means.argmax())
     rows = [column - among[:, best], column - among.mean(axis=1), column - choose(among, folds, place).values]
-    to_best, to_average, to_nested, *to_none = differences(
-        np.stack([*rows, *([column - table[:, -1]] if none is not None else [])], axis=1)
-    )
+    rows += [column - table[:, -1]] if none is not None else []
+    to_best, to_average, to_nested, *to_none = differences(np.round(np.stack(rows, axis=1), _DIGITS) + 0.0)
     return Standing(
         layers=windows[own].layers,
         name=windows[own].name,

@@ -185,6 +185,19 @@ def test_rank_equals_all_pairs_ranked_one_by_one(small_task: SweepTask, seed: in
         assert list(found[name]) == expected
 
 
+def test_query_that_is_a_document_still_gets_as_many_others(small_task: SweepTask):
+    corpus = replace_task(small_task.corpus, depth=5)
+    generator = np.random.default_rng(0)
+    documents = generator.normal(size=(len(corpus.texts), 8)).astype(np.float32)
+    own = corpus.text_of[corpus.starts[corpus.documents.index("d7")]]
+    queries = np.repeat(documents[[own]], len(corpus.task.queries), axis=0)
+    found = rank(documents, queries, corpus)
+    assert found["q0"][0][0] == "d7"
+    assert [name for name, _ in found["d7"]] == [
+        name for name, _ in rank(documents, queries, replace_task(corpus, depth=6))["q0"][1:]
+    ]
+
+
 @pytest.fixture(scope="module")
 def small_task(dataset: Path, encoder: KVEncoder) -> Iterator[SweepTask]:
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from pipelines.errors import TerminalError
 from pipelines.evaluation.statistics import Estimate
 from pipelines.evaluation.sweep_choice import Folds, choose, corrected, differences, nested, standing, values_of
-from pipelines.evaluation.sweep_records import Measured
+from pipelines.evaluation.sweep_records import Difference, Measured
 from tests.pipelines.sweeps import measured
 
 
@@ -99,6 +99,19 @@ def test_choice_among_equals_is_main():
     assert choose(table, Folds(5, 2), preferred=2).chosen == {2: 10}
 
 
+def test_nested_choice_of_main_throughout_differs_from_it_by_nothing():
+    """Averages over three partings leave a rounding, which a test of signs would take for a difference."""
+    table = random_table(30, 1) / 3
+    table = np.concatenate([table, table - 0.1], axis=1)
+    found = nested(table, ["main", "worse"], Folds(5, 3), main=0)
+    assert found.difference == Difference(0.0, 0.0, 0.0, 1.0)
+    assert found.optimism == 0.0
+    windows = {str(place): with_values(f"window={place}", table[:, place]) for place in range(2)}
+    place = standing(windows, "0", None, "ndcg@10", Folds(5, 3))
+    assert place is not None
+    assert place.to_nested == place.to_best == Difference(0.0, 0.0, 0.0, 1.0)
+
+
 def test_values_do_not_depend_on_the_order_of_queries():
     one = with_values("main", [0.1, 0.2, 0.3])
     other = Measured(
@@ -131,15 +144,19 @@ def test_standing_equals_ranks_by_scipy():
         assert found.to_none.mean == pytest.approx(means[place] - means[0] + 0.2)
 
 
-def test_standing_rank_interval_holds_what_drawing_queries_anew_gives():
-    table = random_table(50, 5, seed=2)
-    windows = {str(place): with_values(f"window={place}", table[:, place]) for place in range(5)}
-    found = standing(windows, "2", None, "ndcg@10", Folds(5, 1))
+def test_standing_rank_interval_is_that_of_drawing_queries_anew():
+    table = random_table(50, 60, seed=2)
+    windows = {str(place): with_values(f"window={place}", table[:, place]) for place in range(60)}
+    place = int(np.argsort(table.mean(axis=0))[30])
+    found = standing(windows, str(place), None, "ndcg@10", Folds(5, 1))
     generator = np.random.default_rng(9)
-    ranks = [rankdata(-table[generator.integers(0, 50, 50)].mean(axis=0))[2] for _ in range(4000)]
-    low, high = np.quantile(ranks, [0.025, 0.975], method="inverted_cdf")
+    ranks = [rankdata(-table[generator.integers(0, 50, 50)].mean(axis=0))[place] for _ in range(4000)]
+    low, high = np.quantile(ranks, [0.025, 0.975])
+    narrower = np.quantile(ranks, [0.05, 0.95])
+    assert min(narrower[0] - low, high - narrower[1]) >= 2, "a 90 % interval would show"
     assert found is not None
-    assert (found.rank_low, found.rank_high) == (low, high)
+    assert abs(found.rank_low - low) <= 1
+    assert abs(found.rank_high - high) <= 1
     assert found.to_none is None
 
 
