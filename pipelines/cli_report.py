@@ -48,7 +48,7 @@ class ReportRequest:
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER...", help="Results of `evaluate --output` and `sweep --output`.", show_default=False
+            metavar="FOLDER", help="Results of `evaluate --output` and `sweep --output`.", show_default=False
         ),
     ]
     page: Annotated[
@@ -91,8 +91,8 @@ class ReportRequest:
 def report(request: ReportRequest, output: options.Output) -> None:
     """Show results as one HTML page that needs nothing else, and as Markdown.
 
-    Results of the same queries are put side by side. Query texts are in the results; the texts of documents are read
-    from the data set, where --data names it. Mind what the data's licence says before you pass the page on.
+    Results of the same queries are put side by side. The texts of queries are in the results,
+    those of documents are read from --data. Mind the data's licence before you pass the page on.
     """
     with output.terminal() as terminal:
         from pipelines import rendering_report as rendering

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipelines.cli_options import Output
 
 if TYPE_CHECKING:
     import typer
 
     from pipelines.errors import JSON
 
-_SILENT = frozenset({"json_mode", "debug", "verbose"})
+_SILENT = frozenset(field.name for field in fields(Output))
 """Options that change what is shown, not what is done."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 

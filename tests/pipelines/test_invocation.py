@@ -49,7 +49,7 @@ def written(*arguments: str) -> str:
             "kvembed paint wall --colour red --colour 'dark blue' --loud",
         ),
         (["it's; rm -rf *"], "kvembed paint 'it'\"'\"'s; rm -rf *'"),
-        (["wall", "--json", "-vv", "--debug"], "kvembed paint wall"),
+        (["wall", "--json", "-vv", "--debug", "--log-format", "json"], "kvembed paint wall"),
     ],
 )
 def test_command_line_is_what_was_given_without_defaults(given: list[str], expected: str):
