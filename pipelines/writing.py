@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -81,12 +81,12 @@ class WritingPass:
         """Embed and commit the documents of a group; where that failed, it may be tried again."""
         started, tally, before = perf_counter(), self._writer.tally, self._through
         chunks, tokens, failed = tally.chunks_embedded, tally.tokens, len(tally.quarantined)
-        documents = self._due(group)
+        documents, job = self._due(group), replace(self._job, chunks=group.chunks)
         if self._reading is None:
             documents = self._begun_again(group, documents)
         done = False
         try:
-            for through in self._run.executor.embed_shards(self._job, documents):
+            for through in self._run.executor.embed_shards(job, documents):
                 self._through = before + through
                 self._run.progress("embed", self._through, len(self._shards.of))
             done = True
@@ -152,6 +152,7 @@ class WritingPass:
             marks=self._marks,
             donors=self._donors,
             was_committed=run.found.documents.was_committed,
+            chunks=0,
             read=read,
             ticket=run.ticket,
         )

@@ -39,6 +39,7 @@ class ShardJob:
         marks: The run's record.
         donors: New id -> old id, of documents whose text is the same under another id.
         was_committed: Whether a document had a searchable form before the pass.
+        chunks: About how many chunks the documents of this call make.
         read: Documents to hand to a writer at a time.
         ticket: Of the lease, if there is one.
     """
@@ -52,6 +53,7 @@ class ShardJob:
     marks: RunMarks
     donors: Mapping[str, str]
     was_committed: Callable[[str], bool]
+    chunks: int
     read: int
     ticket: Ticket | None
 

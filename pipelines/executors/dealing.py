@@ -25,23 +25,27 @@ if TYPE_CHECKING:
 _IN_HAND = 2
 """Portions per worker: the one it embeds, and the one it takes next."""
 _SMALLEST, _LARGEST = 32, 512  # chunks of a portion, or documents
+_AT_THE_END = 3  # portions that each worker is to have of what is left
 _SHORT, _LONG = 4.0, 16.0  # seconds a portion shall take
 _CHARACTERS = 4_000_000
 _OFTEN = 0.05  # seconds between two looks at the workers while the source is read
 
 
 class PortionCutter:
-    """Cuts documents into portions that take a worker some seconds.
+    """Cuts documents into portions that take a worker some seconds, towards the end into smaller ones.
 
     Args:
         job: What the documents have in common.
+        workers: Who takes them.
         keys: Names for the portions, each once in a run.
     """
 
-    def __init__(self, job: ShardJob, keys: Iterator[str]) -> None:
+    def __init__(self, job: ShardJob, workers: int, keys: Iterator[str]) -> None:
         self._job = job
+        self._workers = workers
         self._keys = keys
         self._size = _SMALLEST
+        self._left = job.chunks
 
     def portions(self, documents: Iterable[Document]) -> Iterator[Portion]:
         """Cut documents as they come."""
@@ -51,11 +55,16 @@ class PortionCutter:
             batch.append(document)
             chunks += estimated_chunks(document, self._job.chunking.max_tokens)
             characters += len(document.text)
-            if chunks >= self._size or len(batch) >= _LARGEST or characters >= _CHARACTERS:
+            if chunks >= self._wanted() or len(batch) >= _LARGEST or characters >= _CHARACTERS:
+                self._left -= chunks
                 yield self.portion(batch)
                 batch, chunks, characters = [], 0, 0
         if batch:
             yield self.portion(batch)
+
+    def _wanted(self) -> int:
+        """Return how many chunks the next portion shall have: of what is left, each worker is to have several."""
+        return max(_SMALLEST, min(self._size, self._left // (_AT_THE_END * self._workers)))
 
     def portion(self, documents: Sequence[Document]) -> Portion:
         """Make a portion of some documents."""
@@ -92,7 +101,7 @@ class Dealing:
         self._seats = seats
         self._job = job
         self._points = PointStore(job.store, job.collection.physical)
-        self._cutter = PortionCutter(job, (f"{job.marks.run}/{number}" for number in keys))
+        self._cutter = PortionCutter(job, len(seats), (f"{job.marks.run}/{number}" for number in keys))
         self._portions = self._cutter.portions(self._looking_up(documents))
         self._again: deque[Portion] = deque()
         self._looked = monotonic()

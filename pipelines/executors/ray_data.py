@@ -90,7 +90,7 @@ class RayExecutor:
             job.ticket,
         )
         pool = Pool(start, work, job.encoder.fingerprint, workers, self._patience)
-        cutter = PortionCutter(job, (f"{job.marks.run}/{number}" for number in self._keys))
+        cutter = PortionCutter(job, workers, (f"{job.marks.run}/{number}" for number in self._keys))
         yield from _Handing(pool, job, cutter).run(documents)
 
     def close(self) -> None:

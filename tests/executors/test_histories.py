@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from pipelines import ingest
 from pipelines.executors.local import LocalExecutor
-from tests.executors.light import LightConfig, LightEncoder
+from tests.executors.light import LightConfig, load
 from tests.faults import test_histories as histories
 from tests.faults.histories import PIPELINES, Step, document
 from tests.faults.test_histories import BROKEN, EXCHANGED, POISONED, History, renamed
@@ -24,18 +24,7 @@ class Travelling(FakeConfig):
     """Arrives in a worker as the configuration of a light encoder of the same identity, which needs no torch."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LightConfig, (self.prefix_bias, 0.0, "", 0, False)
-
-
-def travelled(config: LightConfig, device: str) -> LightEncoder:
-    return Light(config)
-
-
-class Light(LightEncoder):
-    """Goes by the identity of the fake encoder."""
-
-    def identity(self) -> dict[str, object]:
-        return {**self.config.identity(), "model": "fake/hashed-words"}
+        return LightConfig, (self.prefix_bias, 0.0, "", 0, False, self.model)
 
 
 class LocalHistory(History):
@@ -57,7 +46,7 @@ class LocalHistory(History):
 
 @pytest.fixture(scope="module", autouse=True)
 def _workers() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, LocalExecutor(1, device="cpu", load=travelled) as executor:
+    with pytest.MonkeyPatch.context() as patch, LocalExecutor(1, device="cpu", load=load) as executor:
         LocalHistory.executor = executor
         patch.setattr(histories, "History", LocalHistory)
         for name, size in {
@@ -72,14 +61,12 @@ def _workers() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [
         [Step(), Step((EXCHANGED, *renamed(("f g", "ü"))), crash=7), Step((POISONED,), crash=9, applied=True)],
-        pytest.param(
-            [Step(crash=8, applied=True), Step((BROKEN, POISONED)), Step((EXCHANGED,), pipeline=2, crash=12), Step()],
-            marks=pytest.mark.slow,
-        ),
+        [Step(crash=8, applied=True), Step((BROKEN, POISONED)), Step((EXCHANGED,), pipeline=2, crash=12), Step()],
     ],
     ids=["updated", "rebuilt"],
 )

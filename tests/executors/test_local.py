@@ -137,7 +137,7 @@ def test_workers_that_end_whatever_they_embed_end_the_run_and_quarantine_nothing
 @pytest.mark.parametrize(
     ("loading", "error", "words"),
     [
-        (load_badly, FileNotFoundError, "no weights here"),
+        pytest.param(load_badly, FileNotFoundError, "no weights here", marks=pytest.mark.slow),
         pytest.param(load_and_die, WorkerDiedError, "killed by signal 9", marks=pytest.mark.slow),
         (load_another, TransientError, "another encoder"),
     ],
