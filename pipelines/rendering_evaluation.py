@@ -73,6 +73,8 @@ def comparison_report(
         for place, system in zip(("first", "second"), systems, strict=True):
             console.print(line(f"{place:<12}{system.name}: {_configured(system, system)}"))
             console.print(f"fingerprint {system.fingerprint}")
+        if len({"model" in system.identity for system in systems}) > 1:
+            return  # an encoder and none: every field of either differs, and both were shown
         for field, (before, after) in changed.items():
             console.print(line(f"Differs     {field}: {before} -> {after}"))
 

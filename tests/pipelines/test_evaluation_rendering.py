@@ -113,6 +113,11 @@ def test_comparison_report_is_80_columns_wide():
     assert "…" not in text
     assert "kv-rerouting against token-prepending: 30 queries" in text
     assert text.count("f" * 64) == 2
+    assert "Differs     layers: [1] -> [2]" in text
+    lexical = dataclasses.replace(first.main, identity={"method": "bm25", "k1": 1.5})
+    text = shown(comparison_report(compare_results(first, second), (lexical, second.main), {"k1": (1.5, None)}))
+    assert "method bm25, k1 1.5" in text
+    assert "Differs" not in text
 
 
 def test_stage_of_a_system_is_named_by_both():
