@@ -87,9 +87,9 @@ def test_results_are_kept_by_fingerprint(tiny_encoder: KVEncoder, tmp_path: Path
     first = evaluated(MTEBEncoder(tiny_encoder), LocalSTS(), tmp_path)
     other = tiny_encoder.with_layers([2])
     second = evaluated(MTEBEncoder(other), LocalSTS(), tmp_path)
-    assert first["pearson"] != second["pearson"]
+    assert abs(first["pearson"] - second["pearson"]) > 1e-4  # what is kept is rounded
     as_queries = evaluated(MTEBEncoder(tiny_encoder, roles={"STS": "query"}), LocalSTS(), tmp_path)
-    assert as_queries["pearson"] != first["pearson"]
+    assert abs(as_queries["pearson"] - first["pearson"]) > 1e-4
     monkeypatch.setattr(MTEBEncoder, "encode", None)
     kept = evaluated(MTEBEncoder(tiny_encoder), LocalSTS(), tmp_path)
     assert kept["pearson"] == pytest.approx(first["pearson"], abs=1e-6)

@@ -82,6 +82,8 @@ def test_one_file_of_labels_is_parted_alike_in_any_order_and_keeps_equal_texts_t
     assert 0.7 <= len(first.train_texts) / 200 <= 0.9
     assert set(first.labels) == set(first.train_labels) == {"odd", "even"}
     assert first.split == "drawn"
+    judged = sorted(set(first.texts))
+    assert judged != sorted({*first.texts, *first.train_texts})[: len(judged)], "drawn by hash, not by the alphabet"
     where = {row: number for number, row in enumerate((str(row["text"]) for row in rows[:67]), start=1)}
     assert all(int(line) % 67 == where[text] % 67 for line, text in zip(first.ids, first.texts, strict=True))
 
