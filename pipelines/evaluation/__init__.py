@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pipelines.evaluation.result_files import check_output, per_query_records, read_results, write_results
     from pipelines.evaluation.results import EvaluationResult
     from pipelines.evaluation.running import encoder_system, evaluate
+    from pipelines.evaluation.sentence_results import write_sentence_result
+    from pipelines.evaluation.sentence_tasks import read_sentence_task
+    from pipelines.evaluation.sentences import SentenceResult, evaluate_sentences
     from pipelines.evaluation.statistics import Estimate, bootstrap, holm, randomisation_test
     from pipelines.evaluation.summaries import record_of, summary_of
     from pipelines.evaluation.sweep import SweepOptions, prepare_sweep, run_sweep
@@ -65,6 +68,7 @@ _HOMES = {
     "PeakMemory": "memory",
     "Questions": "questions",
     "Ranking": "systems",
+    "SentenceResult": "sentences",
     "SweepOptions": "sweep",
     "SweepPlan": "sweep_grid",
     "SweepResult": "sweep_records",
@@ -84,6 +88,7 @@ _HOMES = {
     "estimates_of": "systems",
     "evaluate": "running",
     "evaluate_collection": "questions",
+    "evaluate_sentences": "sentences",
     "holm": "statistics",
     "length_buckets": "buckets",
     "measured_memory": "memory",
@@ -98,18 +103,20 @@ _HOMES = {
     "rank_documents": "ranking",
     "read_questions": "questions",
     "read_results": "result_files",
+    "read_sentence_task": "sentence_tasks",
     "read_sweep": "sweep_files",
     "record_of": "summaries",
     "require_bm25": "lexical",
     "require_ranx": "measures",
-    "same_chunks": "baselines",
     "run_sweep": "sweep",
+    "same_chunks": "baselines",
     "score": "measures",
     "scored_system": "systems",
     "summary_of": "summaries",
     "system_name": "system_names",
     "top_documents": "ranking",
     "write_results": "result_files",
+    "write_sentence_result": "sentence_results",
     "write_sweep": "sweep_files",
 }
 
@@ -132,6 +139,7 @@ __all__ = [
     "PeakMemory",
     "Questions",
     "Ranking",
+    "SentenceResult",
     "SweepOptions",
     "SweepPlan",
     "SweepResult",
@@ -151,6 +159,7 @@ __all__ = [
     "estimates_of",
     "evaluate",
     "evaluate_collection",
+    "evaluate_sentences",
     "holm",
     "length_buckets",
     "measured_memory",
@@ -165,6 +174,7 @@ __all__ = [
     "rank_documents",
     "read_questions",
     "read_results",
+    "read_sentence_task",
     "read_sweep",
     "record_of",
     "require_bm25",
@@ -177,6 +187,7 @@ __all__ = [
     "system_name",
     "top_documents",
     "write_results",
+    "write_sentence_result",
     "write_sweep",
 ]
 

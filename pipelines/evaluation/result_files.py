@@ -120,6 +120,10 @@ def read_results(folder: str | Path) -> EvaluationResult:
 
 def _read(root: Path) -> EvaluationResult:
     summary = json.loads((root / _SUMMARY).read_text(encoding="utf-8"))
+    if "kind" in summary:
+        raise SourceError(
+            f"{root} is a result of `kvembed sentences`; its systems stand beside each other in one run, by --beside"
+        )
     if summary["schema"] != SCHEMA:
         raise SourceError(f"{root} was written in layout {summary['schema']}; this version reads {SCHEMA}")
     judgements = read_qrels(root / _QRELS)

@@ -200,3 +200,13 @@ def test_sentences_does_not_write_over_a_result_of_evaluate(kvembed: Command, ti
     failed = kvembed("sentences", folder, "--model", tiny_model_dir, "--layers", "1", "--output", tmp_path / "out")
     assert failed.code == 1
     assert "holds a result of `kvembed evaluate`" in " ".join(failed.err.split())
+
+
+def test_compare_of_a_sentence_result_says_where_systems_are_compared(
+    kvembed: Command, tiny_model_dir: Path, tmp_path: Path
+):
+    folder = tsv(tmp_path / "sts", pairs(4))
+    kvembed("sentences", folder, "--model", tiny_model_dir, "--layers", "1", "--output", tmp_path / "out")
+    failed = kvembed("compare", tmp_path / "out", tmp_path / "out")
+    assert failed.code == 1
+    assert "is a result of `kvembed sentences`" in " ".join(failed.err.split())
