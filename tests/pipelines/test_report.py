@@ -15,7 +15,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from pipelines import SourceError, TerminalError
-from pipelines.evaluation import EvaluationResult, JudgedQuery, write_results
+from pipelines.evaluation import EvaluationResult, JudgedQuery, compare_with_main, write_results
 from pipelines.evaluation.report import Findings, ReportOptions, make_report, read_findings, write_report
 from pipelines.evaluation.report_page import as_html, as_markdown
 from pipelines.evaluation.sweep_records import SweepResult
@@ -133,6 +133,20 @@ def test_page_drawn_values_are_the_estimates(html: str):
         assert system.name in written
         assert f"{one.mean:.3f}" in written
         assert f"{system.name} {one.mean:.3f} ({one.low:.3f} to {one.high:.3f})" in drawing.find("title").text
+
+
+@pytest.mark.parametrize(
+    ("count", "main", "expected"), [(12, "bm25", ["main", "other"]), (6, "kv-rerouting", ["other"] * 2)]
+)
+def test_differences_are_in_colour_where_holm_leaves_them_below_a_twentieth(count: int, main: str, expected: list[str]):
+    """p values not yet corrected would colour what may be chance: with 6 queries both are below, corrected neither."""
+    result = small_result("kv-rerouting", "bm25", "mean", count=count).led_by(main)
+    metrics = [next(one for one in found.metrics if one.metric == "ndcg@10") for found in compare_with_main(result)]
+    assert min(one.p_value for one in metrics) < 0.05
+    assert [one.p_corrected < 0.05 for one in metrics] == [colour == "main" for colour in expected]
+    page = make_report(Findings((result,)), ReportOptions(queries=0))
+    chart = next(block for block in page.sections[0].blocks if block.title == "Differences").charts[0]
+    assert re.findall(r"<use [^>]*fill: var\(--(main|other)\)", chart.svg) == expected
 
 
 def test_page_shows_a_sweep_axis_by_axis(html: str):
