@@ -357,6 +357,14 @@ def test_sweep_of_too_few_texts_for_twonn_says_so_and_has_no_standing(tmp_path: 
 SMALL_WINDOWS = SweepPlan(axes=("window",))
 
 
+def test_window_of_twonn_is_measured_though_others_are_named(dataset: Path, encoder: KVEncoder):
+    task = prepared(dataset, encoder.with_layers((0,)), SweepPlan(axes=("window",), windows=((), (0, 1))))
+    result = run_sweep(task)
+    assert result.profile["layers"] != [0]
+    assert result.standing.layers == tuple(result.profile["layers"])
+    assert result.standing.windows == 3
+
+
 def test_sweep_that_needs_no_twonn_does_not_measure_it(dataset: Path, encoder: KVEncoder, monkeypatch):
     monkeypatch.setattr(KVEncoder, "last_token_states", lambda *_, **__: pytest.fail("measured"))
     task = prepared(dataset, encoder, SweepPlan(axes=("pooling",)))
