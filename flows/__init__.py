@@ -8,5 +8,7 @@ from pipelines import settings
 settings.decline_tracking()
 
 from flows.index import index_corpus, run_index  # noqa: E402
+from flows.reindex import reindex_corpus  # noqa: E402
+from flows.verify import verify_collection  # noqa: E402
 
-__all__ = ["index_corpus", "run_index"]
+__all__ = ["index_corpus", "reindex_corpus", "run_index", "verify_collection"]

@@ -1,32 +1,31 @@
-"""Ingestion as a Prefect flow: the same call as on the command line, with retries and a record around it."""
+"""Ingestion as a Prefect flow: the same call as on the command line, with stages, retries and a record around it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
-from pydantic import BaseModel, JsonValue, NonNegativeFloat, NonNegativeInt
+from pydantic import BaseModel, Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-import kvembed
 import pipelines
+from flows.artifacts import ProgressArtifact, publish_figures, publish_quarantine
 from flows.local_api import local_flow
-from pipelines.errors import JSON, TransientError
-from pipelines.options import Delete, DeletionGuard, OnChange
+from flows.secrets import store_key
+from flows.stages import run_stages
+from pipelines.encoder_choice import open_encoder
+from pipelines.errors import JSON
+from pipelines.executors import ExecutorName, open_executor
+from pipelines.indexing import Indexing, open_indexing
+from pipelines.options import Delete, DeletionGuard, IngestOptions, OnChange
 from pipelines.report import IngestReport, Progress
 from pipelines.storage import StorageConfig
 
 Layers = Literal["auto"] | tuple[int, ...]
 Fields = dict[str, JsonValue]
-
-_RETRY_DELAYS = [2.0, 10.0, 30.0]
+Given = Annotated[str, Field(min_length=1)]
+"""Text that must be there: an environment variable that is not set becomes an empty one in prefect.yaml."""
 
 # A callable is no JSON, so it cannot be a parameter of the flow; a sync flow and its tasks run in the caller's context.
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -100,57 +99,12 @@ def run_index(
         _progress.reset(token)
 
 
-def _may_pass(_task: Task[..., object], _run: TaskRun, state: State[object]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
-
-
-@task(
-    name="ingest",
-    retries=len(_RETRY_DELAYS),
-    retry_delay_seconds=_RETRY_DELAYS,
-    retry_condition_fn=_may_pass,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def ingest_source(
-    source: str,
-    store: str,
-    name: str,
-    model: str,
-    layers: Layers,
-    encoder: Fields | None,
-    chunking: Fields | None,
-    delete: Delete,
-    options: IndexOptions,
-    fields: dict[str, str | None] | None,
-    device: str | None,
-) -> IngestReport:
-    """Load the encoder and bring the collection up to date; vectors never leave this call."""
-    config = replace(kvembed.EncoderConfig.from_dict({**(encoder or {}), "model": model}), layers=layers)
-    return pipelines.ingest(
-        pipelines.open_source(source, **(fields or {})),
-        store,
-        name,
-        kvembed.KVEncoder(config, device=device),
-        chunking=None if chunking is None else pipelines.ChunkingConfig.from_dict(chunking),
-        delete=delete,
-        guard=options.guard,
-        storage=options.storage,
-        on_change=options.on_change,
-        wait=options.wait,
-        retry_quarantined=options.retry_quarantined,
-        max_quarantined=options.max_quarantined,
-        adopt=options.adopt,
-        progress=_progress.get(),
-    )
-
-
 @local_flow(name="index-corpus", run_name="index-{name}")
 def index_corpus(
-    source: str,
-    store: str,
-    name: str,
-    model: str,
+    source: Given,
+    name: Given,
+    store: str | None = None,
+    model: str | None = None,
     layers: Layers = "auto",
     encoder: Fields | None = None,
     chunking: Fields | None = None,
@@ -158,32 +112,95 @@ def index_corpus(
     fields: dict[str, str | None] | None = None,
     device: str | None = None,
     options: IndexOptions | None = None,
+    executor: ExecutorName = "inline",
+    workers: PositiveInt | None = None,
 ) -> IngestReport:
-    """Index a source and publish the report as an artifact; parameters are those of `run_index`, as JSON."""
-    allowed = options or IndexOptions()
-    report = ingest_source(source, store, name, model, layers, encoder, chunking, delete, allowed, fields, device)
-    create_markdown_artifact(
-        markdown=_as_markdown(report.to_dict()),
-        key="index-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
-        description=f"Last run into collection {name}",
+    """Bring a collection in line with a source.
+
+    Args:
+        source: Folder, file, `.jsonl`, `.parquet` or `hf:NAME`, as the worker sees it.
+        name: Collection.
+        store: Folder of an embedded store, or URL of a Qdrant server; null takes that of the worker's environment.
+        model: Folder or hub id; null takes the collection's own, or that of the worker's environment for a new one.
+        layers: Re-routing layers; "auto" takes the collection's own, or chooses from the corpus.
+        encoder: Further fields of the encoder's configuration.
+        chunking: How documents are cut; null as the collection was cut.
+        delete: What happens to documents that left the source.
+        fields: `id_field`, `text_field`, `title_field` of a source of records.
+        device: Torch device; the best one present when null.
+        options: Further options of a run.
+        executor: Who embeds: this process, workers on this machine, or Ray.
+        workers: How many.
+    """
+    return index_in_stages(
+        "index",
+        source,
+        name,
+        store,
+        model,
+        layers,
+        encoder,
+        chunking,
+        delete,
+        fields,
+        device,
+        options,
+        executor,
+        workers,
     )
+
+
+def index_in_stages(
+    kind: str,
+    source: str,
+    name: str,
+    store: str | None,
+    model: str | None,
+    layers: Layers,
+    encoder: Fields | None,
+    chunking: Fields | None,
+    delete: Delete,
+    fields: dict[str, str | None] | None,
+    device: str | None,
+    options: IndexOptions | None,
+    executor: ExecutorName,
+    workers: int | None,
+) -> IngestReport:
+    """Open what a run needs and go through its stages; parameters are those of `index_corpus`, `kind` its name."""
+    progress = ProgressArtifact(name, _progress.get())
+    cut = None if chunking is None else pipelines.ChunkingConfig.from_dict(chunking)
+    allowed = _allowed(options or IndexOptions(), delete)
+    given = _given(encoder or {}, model, layers)
+
+    @contextmanager
+    def opened() -> Iterator[Indexing]:
+        found = pipelines.open_source(source, **(fields or {}))
+        loaded = open_encoder(store, name, given, chunking=cut, device=device)
+        with (
+            closing(open_executor(executor, workers=workers, device=device)) as embedding,
+            open_indexing(
+                found, store, name, loaded, chunking=cut, options=allowed, executor=embedding, progress=progress
+            ) as run,
+        ):
+            yield run
+
+    with store_key():
+        report = run_stages(opened)
+    progress.finish()
+    publish_figures(kind, name, report.to_dict(), f"Last run into collection {name}")
+    publish_quarantine(name, report.quarantined, report.source)
     return report
 
 
-def _as_markdown(report: Mapping[str, JSON]) -> str:
-    """Render a report as one table, nested records as rows `stage: embed`."""
-    rows = []
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            rows += [(f"{key}: {inner}", entry) for inner, entry in value.items()]
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-            rows += [(key, " · ".join(str(part) for part in entry.values())) for entry in value]
-        else:
-            rows.append((key, value))
-    lines = [f"| {key} | {_cell(value)} |" for key, value in rows]
-    return "\n".join(["| Figure | Value |", "|---|---|", *lines])
+def _given(encoder: Fields, model: str | None, layers: Layers) -> Fields:
+    given: Fields = {field: value for field, value in encoder.items() if field not in ("model", "layers")}
+    if model is not None:
+        given["model"] = model
+    if layers != "auto":
+        given["layers"] = list(layers)
+    return given
 
 
-def _cell(value: JSON) -> str:
-    text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+def _allowed(options: IndexOptions, delete: Delete) -> IngestOptions:
+    given = {field: getattr(options, field) for field in IndexOptions.model_fields}
+    return IngestOptions(delete=delete, **given)

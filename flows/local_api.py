@@ -31,6 +31,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import Settings, get_current_settings, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
+from flows.hooks import release_lease
 from pipelines.errors import TerminalError, TransientError
 from pipelines.settings import load_settings
 
@@ -62,13 +63,21 @@ class LocalFlow(Flow[P, R]):
 
 
 def local_flow(*, name: str, run_name: str) -> Callable[[Callable[P, R]], LocalFlow[P, R]]:
-    """Make a function a flow whose result stays in memory.
+    """Make a function a flow whose result stays in memory, and which leaves no lease however it ends.
 
     Args:
         name: Name of the flow in Prefect.
         run_name: Name of one run; parameters in braces.
     """
-    return lambda function: LocalFlow(function, name=name, flow_run_name=run_name, persist_result=False)
+    return lambda function: LocalFlow(
+        function,
+        name=name,
+        flow_run_name=run_name,
+        persist_result=False,
+        on_failure=[release_lease],
+        on_crashed=[release_lease],
+        on_cancellation=[release_lease],
+    )
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _EMBEDDED_LIMIT = 20_000
 _ADVICE = (
     "{count} points in an embedded store, which holds all of them in memory and compares a query with each; "
-    "above 20,000 a Qdrant server is the better place (docker compose up -d, --store http://localhost:6333)"
+    "above 20,000 a Qdrant server is the better place (docker compose up -d qdrant, --store http://localhost:6333)"
 )
 _READ = 32  # documents handed to the writer at a time
 

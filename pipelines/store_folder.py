@@ -142,5 +142,5 @@ def locked(label: str) -> StoreLockedError:
     """Say that somebody else has the folder."""
     return StoreLockedError(
         f"store {label} is in use by another process, or by another client in this one; wait until it is done, "
-        "close that client or pass it in, or run a Qdrant server (docker compose up -d) and give its URL"
+        "close that client or pass it in, or run a Qdrant server (docker compose up -d qdrant) and give its URL"
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 import prefect
 import pytest
 
-# Ingestion is replaced by a nap, so that the run is killed in the middle of its task; connections that would leave
-# the machine are refused and say so on stderr, which the run must keep empty.
+# What is opened naps in its group of shards, so that the run is killed in the middle of a task; connections that would
+# leave the machine are refused and say so on stderr, which the run must keep empty.
 RUN = """
-import dataclasses, socket, sys, time
+import socket, sys, time
 
 real_connect = socket.socket.connect
 def connect(self, address):
@@ -27,16 +27,34 @@ def connect(self, address):
     return real_connect(self, address)
 socket.socket.connect = connect
 
-import flows, kvembed, pipelines
+import flows.index, pipelines
+from contextlib import contextmanager
+from types import SimpleNamespace
 
-def ingest(*args, **kwargs):
-    print("IN TASK", flush=True)
-    time.sleep(float(sys.argv[1]))
-    return type("Report", (), {"to_dict": lambda self: {"collection": "naps"}})()
+REPORT = SimpleNamespace(source="docs", quarantined=(), to_dict=lambda: {"collection": "naps"})
+PLANNED = SimpleNamespace(added=(), changed=(), moved=(), deleted=(), unchanged=0)
 
-pipelines.ingest = ingest
+class Nap:
+    def plan(self):
+        return PLANNED
+    def groups(self, most):
+        return [SimpleNamespace(number=0)]
+    def run_group(self, group):
+        print("IN TASK", flush=True)
+        time.sleep(float(sys.argv[1]))
+        return SimpleNamespace(documents=0, chunks=0, tokens=0)
+    def verify(self):
+        pass
+    def promote(self):
+        return REPORT
+
+@contextmanager
+def open_indexing(*args, **kwargs):
+    yield Nap()
+
+flows.index.open_indexing = open_indexing
+flows.index.open_encoder = lambda *args, **kwargs: None
 pipelines.open_source = lambda source, **fields: source
-kvembed.KVEncoder = lambda config, device: None
 flows.run_index("docs", "store", "naps", "kvembed/demo")
 print("DONE", flush=True)
 """
