@@ -18,6 +18,7 @@ from pipelines import SourceError, TerminalError
 from pipelines.evaluation import EvaluationResult, JudgedQuery, compare_with_main, write_results
 from pipelines.evaluation.report import Findings, ReportOptions, make_report, read_findings, write_report
 from pipelines.evaluation.report_page import as_html, as_markdown
+from pipelines.evaluation.report_queries import QueryChoice, query_groups
 from pipelines.evaluation.sweep_records import SweepResult
 from tests.pipelines.evaluations import small_result
 from tests.pipelines.reports import strictly, tables
@@ -200,6 +201,13 @@ def test_groups_hold_the_worst_the_best_and_what_sets_two_apart():
     assert apart == [round(gain, 9) for gain in gains[:3]]
     apart = [round(one.value - one.beside, 9) for one in groups["kv-rerouting furthest ahead of bm25"]]
     assert apart == [round(gain, 9) for gain in gains[:-4:-1] if gain > 0]
+
+
+def test_groups_of_two_systems_that_score_alike_have_nothing_that_sets_them_apart():
+    result = small_result()
+    alike = result.with_systems(dataclasses.replace(result.main, name="other"))
+    choice = QueryChoice("ndcg@10", alike.systems[1], 3)
+    assert [group.title for group in query_groups(alike, choice)] == ["kv-rerouting: worst", "kv-rerouting: best"]
 
 
 @pytest.fixture(scope="module")
