@@ -120,6 +120,9 @@ def test_sweep_of_one_factor_at_a_time_differs_from_main_in_one(dataset: Path, e
     assert [point.value for point in result.axis("bias").points] == [0.0, 1.0, 4.0]
     assert [point.value for point in result.axis("window").points] == [[], [0], [1], [2], [3]]
     assert result.axis("pooling") is None
+    for point in (point for axis in result.axes for point in axis.points):
+        own = main.estimates["ndcg@10"].mean
+        assert point.difference.mean == pytest.approx(point.estimate.mean - own), "above main is above 0"
     assert result.standing.windows == 4
     assert result.standing.layers == tuple(result.profile["layers"])
 
