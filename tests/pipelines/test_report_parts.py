@@ -112,7 +112,9 @@ def test_bars_are_as_long_as_their_means_and_begin_at_0():
         path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour}\)"', drawn)
         assert path is not None
         bars.append([float(number) for number in re.findall(r"[ML] ([\d.]+)", path[1])])
-    assert min(bars[0]) == min(bars[1])
+    zero = re.search(r'<text [^>]*x="([\d.]+)"[^>]*>0\.0</text>', drawn)
+    assert zero is not None
+    assert min(bars[0]) == min(bars[1]) == pytest.approx(float(zero[1]), abs=0.01)
     assert (max(bars[0]) - min(bars[0])) == pytest.approx(2 * (max(bars[1]) - min(bars[1])), rel=1e-4)
 
 
