@@ -254,6 +254,7 @@ def test_prepare_beside_of_an_encoder_without_re_routing_has_re_routing():
         given = EncoderConfig(model="any", **fields)  # type: ignore[arg-type]
         configs = [baselines.beside_config(name, given) for name in ("kv-rerouting", "no-rerouting")]
         assert [config.layers for config in configs] == ["auto", ()]
+        assert configs[0].prefix_bias == 1.0
         assert [config.pooling.value for config in configs] == ["hybrid", "hybrid"]
 
 
