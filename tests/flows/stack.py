@@ -58,6 +58,7 @@ class Stack:
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
             "KVEMBED_CACHE_DIR": str(folder / "cache"),
             **variables,
         }

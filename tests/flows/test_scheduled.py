@@ -293,8 +293,7 @@ def test_serve_runs_the_deployments_without_a_worker(long_night, long_client):
     source = str(long_night.folder / "documents")
     serving = long_night.start(sys.executable, "-m", "flows.deployments", source, "-c", "night", name="serve")
     name = "index-corpus/nightly-index"
-    served = lambda: long_client.read_deployment_by_name(name).work_pool_name is None  # noqa: E731
-    wait_for(served, 90, f"the deployments to be served; it said {long_night.log('serve')}")
+    wait_for(lambda: "are being served" in long_night.log("serve"), 90, "the deployments to be served")
     deployment = long_client.read_deployment_by_name(name)
     run = long_client.create_flow_run_from_deployment(deployment.id, parameters={"layers": [1], "source": source})
     wait_for(lambda: long_client.read_flow_run(run.id).state.is_running(), 90, "the run to begin")
