@@ -14,13 +14,14 @@ Source: observed expiry as in Kubernetes' leader election (client-go, tools/lead
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from pipelines.settings import load_settings
 if TYPE_CHECKING:
     from pipelines.store import Store
 
+_logger = logging.getLogger(__name__)
 _LOOKS = 40  # per lease, by one who waits
 _PARTING = 10.0  # seconds for the store to take a lease back
 
@@ -130,9 +132,13 @@ class Lease:
         giving.join(_PARTING)
 
     def _give_back(self) -> None:
-        with self._renewing, suppress(StoreUnavailableError, StoreError):
-            free = Holder(beat=self._mine.beat + 1)
-            self._control.put(LEASE_KIND, asdict(free), only={"token": self._mine.token})
+        free = Holder(beat=self._mine.beat + 1)
+        try:
+            with self._renewing:
+                self._control.put(LEASE_KIND, asdict(free), only={"token": self._mine.token})
+        except (StoreUnavailableError, StoreError) as error:
+            # All that the run had to do is done, or its own error is on its way.
+            _logger.warning("the write lease of %r was not given back and runs out by itself: %s", self._name, error)
 
     def _try(self, seen: Holder, silent: float) -> bool:
         """Take the lease from a holder that is gone; False when there is one, or somebody else was quicker."""
