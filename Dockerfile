@@ -1,6 +1,6 @@
 # What docker-compose.yml runs: `server` serves Prefect's API, `worker` runs the flows.
-#   docker build --target worker --tag kvembed-worker:cpu .
-#   docker build --target worker --build-arg TORCH=cuda --tag kvembed-worker:cuda .
+#   docker build --target worker --tag kvembed-worker .
+#   docker build --target worker --build-arg TORCH_ARGS="--index-url …" --tag kvembed-worker:cpu .
 # All versions are those of constraints.txt; Python's is the one they were made for.
 FROM python:3.11.14-slim-bookworm AS base
 ENV PATH=/opt/venv/bin:$PATH \
@@ -33,13 +33,10 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 
 
 FROM base AS worker
-# torch first and alone, as in the Makefile: with its pin in place nothing later can ask for another build of it.
-ARG TORCH=cpu
-RUN case "$TORCH" in \
-      cpu) pip install --constraint /tmp/constraints.txt --index-url https://download.pytorch.org/whl/cpu torch ;; \
-      cuda) pip install --constraint /tmp/constraints.txt torch ;; \
-      *) echo "TORCH is '$TORCH'; legal are cpu and cuda" >&2; exit 1 ;; \
-    esac
+# torch first and alone, as in the Makefile: with its pin in place nothing later can ask for another build of it. pip's
+# default index has the CUDA build; what else pip needs for the CPU wheels, which save gigabytes, is TORCH_ARGS.
+ARG TORCH_ARGS=""
+RUN pip install --constraint /tmp/constraints.txt $TORCH_ARGS torch
 # What the code needs changes less often than the code, so that a new version of it is one small layer.
 ARG EXTRAS=html,pdf,docx
 COPY pyproject.toml /tmp/pyproject.toml

@@ -1,6 +1,6 @@
 """What a server does for us, the same by REST and by gRPC, and the same as an embedded store does.
 
-A real one is asked too: `docker compose up --detach --wait`, then
+A real one is asked too: `docker compose up --detach --wait qdrant`, then
 `QDRANT_URL=http://127.0.0.1:6333 make test ARGS="-m qdrant" TESTS=tests/server`.
 """
 
