@@ -11,8 +11,8 @@ import torch
 from kvembed.prompts import PromptedText
 
 CPU_TOKENS = 1024
-"""What the layers pass on then stays in a core's cache: on 1 and 2 threads 4,096 took 1.1 to 1.2 times as long on the
-bundled model and 1.45 times on 12 layers 768 wide; 512 was no faster, 256 and 16,384 slower."""
+"""What the layers pass on then stays in a core's cache: on two idle cores 512 to 4,096 took the same, within 4%, 256 and
+16,384 a tenth more; on one core beside other work 4,096 took 1.2 to 1.4 times as long."""
 _LEAST_TOKENS = 2048
 """Of a measured pass: enough that what does not grow with the batch does not decide."""
 _MOST_TOKENS = 65536

@@ -10,7 +10,7 @@ from pipelines.errors import LeaseLostError
 from pipelines.lease_holder import BEATS, LEASE_KIND, read_holder
 
 if TYPE_CHECKING:
-    from pipelines.lease_holder import Ticket
+    from pipelines.lease_holder import Holder, Ticket
     from pipelines.store import Store
 
 
@@ -34,6 +34,8 @@ class FollowedLease:
     def check(self) -> None:
         """Make sure that the lease is held, looking at it a few times while it lasts.
 
+        Whoever did not look for longer than that, because a text took long, waits for the next beat.
+
         Raises:
             LeaseLostError: another run has it, or its holder is silent for so long that another run may take it.
             StoreUnavailableError: the store cannot say.
@@ -41,9 +43,19 @@ class FollowedLease:
         started = time.monotonic()
         if started - self._looked < self._ticket.seconds / BEATS:
             return
+        found = self._look()
+        while self._looked - self._confirmed > self._ticket.seconds:
+            if self._looked - started > self._ticket.seconds:
+                raise LeaseLostError(self._ticket.name, f"nobody, for {found} is silent")
+            time.sleep(self._ticket.seconds / (4 * BEATS))
+            found = self._look()
+
+    def _look(self) -> Holder:
+        looking = time.monotonic()
         found = read_holder(self._control.get(LEASE_KIND))
-        if found.token == self._ticket.token and found.beat != self._beat:
-            self._beat, self._confirmed = found.beat, self._looked
-        self._looked = started
-        if found.token != self._ticket.token or started - self._confirmed > self._ticket.seconds:
+        if found.token != self._ticket.token:
             raise LeaseLostError(self._ticket.name, str(found) if found.token else "nobody")
+        if found.beat != self._beat:
+            self._beat, self._confirmed = found.beat, self._looked
+        self._looked = looking
+        return found

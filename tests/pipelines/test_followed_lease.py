@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -20,8 +20,16 @@ SECONDS = 60.0
 class Clock:
     now = 1000.0
 
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while somebody sleeps."""
+
     def monotonic(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
 
 
 @pytest.fixture
@@ -62,6 +70,34 @@ def test_lease_that_another_run_took_is_lost_at_the_next_look(store, clock):
     followed.check()
     hold(store, replace(OURS, token="theirs", host="there", pid=2))
     clock.now += SECONDS / 5
+    with pytest.raises(LeaseLostError, match="process 2 on there"):
+        followed.check()
+
+
+def test_lease_that_was_not_looked_at_for_long_is_held_as_soon_as_it_beats_again(store, clock):
+    """A worker that embeds for longer than the lease lasts makes no call to the store meanwhile."""
+    holder = hold(store, OURS)
+    followed = FollowedLease(store, Ticket("notes", "ours", SECONDS))
+    beats = 0
+
+    def beat() -> None:
+        nonlocal holder, beats
+        beats += 1
+        holder = hold(store, replace(holder, beat=holder.beat + 1))
+
+    clock.meanwhile = beat
+    for _ in range(3):
+        clock.now += 3 * SECONDS
+        beat()
+        followed.check()
+    assert beats == 3 + 3, "one look more each time is enough"
+
+
+def test_lease_that_was_taken_while_nobody_looked_is_lost(store, clock):
+    hold(store, OURS)
+    followed = FollowedLease(store, Ticket("notes", "ours", SECONDS))
+    clock.now += 3 * SECONDS
+    clock.meanwhile = lambda: hold(store, replace(OURS, token="theirs", host="there", pid=2))
     with pytest.raises(LeaseLostError, match="process 2 on there"):
         followed.check()
 
