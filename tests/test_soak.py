@@ -104,3 +104,13 @@ def test_soak_of_killed_workers_and_parents_ends_as_a_clean_build(tmp_path: Path
     assert found["compared"] == 2 * 600
     assert found["parents_killed"] == 2
     assert (tmp_path / "soak.png").stat().st_size > 10_000
+
+
+def test_same_vectors_differ_by_rounding_at_most() -> None:
+    """A store scales a vector that is used again a second time, which moves its last bit."""
+    vector = np.array([0.6, 0.8], dtype=np.float32)
+    point = soak.StoredPoint("{}", vector)
+    assert soak.same(point, soak.StoredPoint("{}", vector * np.float32(1 + 1e-7)))
+    assert not soak.same(point, soak.StoredPoint("{}", vector * np.float32(1 + 1e-4)))
+    assert not soak.same(point, soak.StoredPoint('{"a": 1}', vector))
+    assert not soak.same(point, None)
