@@ -11,8 +11,8 @@ import torch
 from kvembed.prompts import PromptedText
 
 CPU_TOKENS = 1024
-"""What the layers pass on then stays in a core's cache: on two idle cores 512 to 4,096 took the same, within 4%, 256 and
-16,384 a tenth more; on one core beside other work 4,096 took 1.2 to 1.4 times as long."""
+"""What the layers pass on then stays in a core's cache: on two idle cores 512 to 4,096 took the same, within 4%, 256
+and 16,384 a tenth more; on one core beside other work 4,096 took 1.2 to 1.4 times as long."""
 _LEAST_TOKENS = 2048
 """Of a measured pass: enough that what does not grow with the batch does not decide."""
 _MOST_TOKENS = 65536
